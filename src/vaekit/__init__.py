@@ -1,0 +1,60 @@
+"""vaekit: Stable Diffusion's VAEs, their latents, and everything around them.
+
+    import vaekit
+    vae = vaekit.load("mini")
+    latents = vae.encode("photo.jpg")
+    picture = vae.decode(latents)
+
+Names are loaded when they are first used: importing vaekit does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+try:
+    __version__ = version("vaekit")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from vaekit.checkpoints.inspect import Inspection, inspect
+    from vaekit.errors import VaekitError
+    from vaekit.families import Family
+    from vaekit.latents import Latents
+    from vaekit.loading import load
+    from vaekit.quality.metrics import Quality, measure
+    from vaekit.vae import VAE
+
+_HOME = {
+    "VAE": "vaekit.vae",
+    "Family": "vaekit.families",
+    "Inspection": "vaekit.checkpoints.inspect",
+    "Latents": "vaekit.latents",
+    "Quality": "vaekit.quality.metrics",
+    "VaekitError": "vaekit.errors",
+    "inspect": "vaekit.checkpoints.inspect",
+    "load": "vaekit.loading",
+    "measure": "vaekit.quality.metrics",
+}
+
+__all__ = [
+    "VAE",
+    "Family",
+    "Inspection",
+    "Latents",
+    "Quality",
+    "VaekitError",
+    "__version__",
+    "inspect",
+    "load",
+    "measure",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vaekit' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

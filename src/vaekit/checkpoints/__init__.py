@@ -1,0 +1,1 @@
+"""Files <-> state dicts: safe reading, layouts, architecture, baked VAEs, fingerprints."""

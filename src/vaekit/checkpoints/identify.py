@@ -1,0 +1,275 @@
+"""What a file of tensors is: which VAE, in which layout, of which families, and how that is known."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vaekit.checkpoints.architecture import infer
+from vaekit.checkpoints.layouts import Layout, find_naming
+from vaekit.checkpoints.sources import TensorInfo
+from vaekit.errors import NotAVAEError
+from vaekit.families import Family, families
+from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
+
+Tensors = Mapping[str, TensorInfo]
+Config = Mapping[str, Any]
+
+
+FIRST_DIFFUSERS_WITH_SDXL = 18
+"""Minor version; SD 1 and 2 wrote no scaling_factor into their config.json."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is known of a VAE before any weight is read.
+
+    names: our name of each tensor -> its name in the file. families: those it
+    can belong to, usually one; sd1 and sdxl have the same tensors. evidence:
+    what narrowed them, in words. baked: it lies inside a larger checkpoint.
+    """
+
+    config: NetworkConfig
+    layout: Layout
+    prefix: str
+    names: Mapping[str, str]
+    families: tuple[Family, ...]
+    evidence: str
+    baked: bool
+
+
+def identify(
+    tensors: Tensors, *, path: Path, metadata: Mapping[str, str] | None = None, config: Config | None = None
+) -> Identity:
+    """Work out which VAE a file holds.
+
+    path is for messages and, for tiny networks only, evidence; metadata is that
+    of a safetensors file, config a diffusers config.json. Raises NotAVAEError.
+    """
+    config = config or {}
+    unknown = _first_match(_OTHER_VAES, tensors)
+    if unknown:
+        raise NotAVAEError(f"{path}: {unknown}, a kind of VAE that vaekit does not run")
+    naming = find_naming(tensors)
+    if naming is None:
+        raise NotAVAEError(f"{path}: {describe_other(tensors)}")
+    shapes = {ours: tensors[theirs].shape for ours, theirs in naming.names.items()}
+    try:
+        network = infer(shapes, norm_groups=_integer(config.get("norm_num_groups")))
+        found, evidence = _families(network, tensors, path, metadata or {}, config)
+    except NotAVAEError as error:
+        raise NotAVAEError(f"{path}: {error}") from error
+    baked = len(tensors) > len(naming.names) and _surroundings(tensors) is not None
+    network = _complete(network, found, config)
+    return Identity(network, naming.layout, naming.prefix, naming.names, found, evidence, baked)
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _complete(network: NetworkConfig, found: tuple[Family, ...], config: Config) -> NetworkConfig:
+    """What no tensor tells: folding by the family, padding by the configuration."""
+    if isinstance(network, TinyConfig):
+        return replace(network, patch_size=found[0].fold if found else 1)
+    return replace(network, padding_mode="reflect") if config.get("padding_mode") == "reflect" else network
+
+
+# Families
+
+
+def _families(
+    network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
+) -> tuple[tuple[Family, ...], str]:
+    """The families that fit the shapes, narrowed by each kind of evidence in turn."""
+    candidates = tuple(f for f in families().values() if _fits(f, network))
+    if isinstance(network, KLConfig) and network.patch_size == 1 and "scaling_factor" in config:
+        return _by_numbers(network, candidates, config)
+    for evidence, names in _evidence(network, tensors, path, metadata, config):
+        narrowed = tuple(f for f in candidates if f.name in names)
+        if narrowed:
+            return narrowed, evidence
+    return candidates, "the shapes of its tensors"
+
+
+def _fits(family: Family, network: NetworkConfig) -> bool:
+    if isinstance(network, TinyConfig):
+        return family.tiny == network.latent_channels
+    kl = family.kl
+    if kl is None or kl.latent_channels != network.latent_channels or family.fold != network.patch_size:
+        return False
+    quant_conv = network.quant_conv if network.encoder_channels else network.post_quant_conv
+    if kl.downscale * family.fold != network.downscale or kl.quant_conv != quant_conv:
+        return False
+    # a folded family (FLUX.2) has decoders of several widths and nothing else looks like it
+    return family.fold > 1 or (network.encoder_channels or network.decoder_channels) == kl.channels
+
+
+def _by_numbers(network: KLConfig, candidates: tuple[Family, ...], config: Config) -> tuple[tuple[Family, ...], str]:
+    """A config.json that tells the numbers of the latent space decides, a space of its own included."""
+    own = _own_family(network, config)
+    same = tuple(f for f in candidates if _same_numbers(f, own))
+    if same:
+        return same, f"scaling_factor {own.scaling_factor:g} in its config.json"
+    return (own,), f"a latent space of its own: scaling_factor {own.scaling_factor:g} in its config.json"
+
+
+def _own_family(network: KLConfig, config: Config) -> Family:
+    def vector(key: str) -> tuple[float, ...] | None:
+        flat = list(_flat(config.get(key)))
+        return tuple(flat) if len(flat) == network.latent_channels else None
+
+    mean, std = vector("latents_mean"), vector("latents_std")
+    scaling = _number(config, "scaling_factor")
+    shift = _number(config, "shift_factor") if config.get("shift_factor") is not None else 0.0
+    if scaling == 0 or 0 in (std or ()):
+        raise NotAVAEError("its config.json gives 0 as scaling_factor or as latents_std")
+    return Family(
+        name=f"custom-{network.latent_channels}ch-{scaling:g}",
+        title="a latent space of its own",
+        latent_channels=network.latent_channels,
+        downscale=network.downscale,
+        scaling_factor=scaling,
+        shift_factor=shift,
+        mean=mean if std else None,
+        std=std if mean else None,
+    )
+
+
+def _flat(values: object) -> Iterator[float]:
+    """The numbers in a list, which some files nest to [1, C, 1, 1]."""
+    if isinstance(values, list):
+        for value in values:
+            yield from _flat(value)
+    elif isinstance(values, (int, float)) and math.isfinite(values):
+        yield float(values)
+
+
+def _number(config: Config, key: str) -> float:
+    value = config[key]
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise NotAVAEError(f"its config.json gives {value!r:.40} as {key}")
+    return float(value)
+
+
+def _same_numbers(a: Family, b: Family) -> bool:
+    def numbers(family: Family) -> list[float]:
+        return [family.scaling_factor, family.shift_factor, *(family.mean or ()), *(family.std or ())]
+
+    pairs = zip(numbers(a), numbers(b), strict=False)
+    return len(numbers(a)) == len(numbers(b)) and all(math.isclose(x, y, rel_tol=1e-3, abs_tol=1e-4) for x, y in pairs)
+
+
+Evidence = tuple[str, frozenset[str]]
+
+
+def _evidence(
+    network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
+) -> Iterator[Evidence]:
+    around = _surroundings(tensors)
+    if around:
+        yield around
+    written_by = re.match(r"0\.(\d+)\.", str(config.get("_diffusers_version", "")))
+    if written_by and int(written_by[1]) < FIRST_DIFFUSERS_WITH_SDXL:
+        yield "a config.json older than SDXL", frozenset(("sd1",))
+    pipeline = str(config.get("_pipeline", ""))
+    for start, names in _PIPELINES:
+        if pipeline.startswith(start):
+            yield f"its pipeline, {pipeline}", frozenset(names)
+    architecture = metadata.get("modelspec.architecture", "").lower()
+    for start, names in _MODELSPEC:
+        if architecture.startswith(start):
+            yield f"modelspec.architecture {architecture!r} in its metadata", frozenset(names)
+    if isinstance(network, TinyConfig):
+        yield from _tiny_names(path)
+
+
+_PIPELINES = (
+    ("StableDiffusionXL", ("sdxl",)),
+    ("StableDiffusion3", ("sd3",)),
+    ("StableDiffusionUpscale", ("upscaler4x",)),
+    ("StableDiffusion", ("sd1",)),
+    ("Flux2", ("flux2",)),
+    ("Flux", ("flux1",)),
+)
+_MODELSPEC = (
+    ("stable-diffusion-xl", ("sdxl",)),
+    ("stable-diffusion-v1", ("sd1",)),
+    ("stable-diffusion-v2", ("sd1",)),
+    ("stable-diffusion-3", ("sd3",)),
+    ("flux-1", ("flux1",)),
+    ("flux.1", ("flux1",)),
+    ("flux1", ("flux1",)),
+    ("flux-2", ("flux2",)),
+    ("flux.2", ("flux2",)),
+)
+_TINY_NAMES = (("taesdxl", "sdxl"), ("taesd3", "sd3"), ("taef1", "flux1"), ("taef2", "flux2"), ("taesd", "sd1"))
+_SURROUNDINGS = tuple(
+    (words, re.compile(pattern), frozenset(names))
+    for words, pattern, names in (
+        ("Playground's edm_mean in the checkpoint", r"edm_mean$", ("playground25",)),
+        ("SDXL's text encoders in the checkpoint", r"conditioner\.embedders\.", ("sdxl",)),
+        ("SD 1/2's text encoder in the checkpoint", r"cond_stage_model\.", ("sd1", "upscaler4x")),
+        ("SD3's transformer in the checkpoint", r"model\.diffusion_model\.joint_blocks\.", ("sd3",)),
+        ("FLUX's transformer in the checkpoint", r"(model\.diffusion_model\.)?double_blocks\.", ("flux1", "flux2")),
+        ("SDXL's UNet in the checkpoint", r"model\.diffusion_model\.label_emb\.", ("sdxl",)),
+        ("SD 1/2's UNet in the checkpoint", r"model\.diffusion_model\.input_blocks\.", ("sd1",)),
+    )
+)
+
+
+def _surroundings(tensors: Tensors) -> Evidence | None:
+    """The model around a baked VAE tells its family."""
+    for words, pattern, names in _SURROUNDINGS:
+        if any(pattern.match(name) for name in tensors):
+            return words, names
+    return None
+
+
+def _tiny_names(path: Path) -> Iterator[Evidence]:
+    """TAESD's files are told apart by name alone: their own code does so, and nothing in them differs."""
+    for part in (path.name.lower(), path.parent.name.lower()):
+        for word, name in _TINY_NAMES:
+            if word in part:
+                yield f"{word!r} in its name", frozenset((name,))
+
+
+# Files that hold something else
+
+
+def _patterns(*rows: tuple[str, str]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((words, re.compile(pattern)) for words, pattern in rows)
+
+
+_OTHER_VAES = _patterns(
+    ("OpenAI's consistency decoder", r"decoder_unet\."),
+    ("a DC-AE autoencoder (Sana)", r".*\.op_list\.|encoder\.down_blocks\.\d+\.\d+\."),
+    ("a video VAE (Wan or Qwen-Image)", r"(en|de)coder\.middle\."),
+)
+_OTHERS = _patterns(
+    ("a LoRA", r"lora_|.*\.lora_|.*lora_A\."),
+    ("a ControlNet", r"control_model\.|controlnet_|input_hint_block\."),
+    ("a textual inversion", r"(emb_params|string_to_param|clip_[gl])$"),
+    ("a T5 text encoder", r".*encoder\.block\.0\.layer\."),
+    ("an upscaler (ESRGAN type)", r".*(RRDB_trunk|\.(rdb|RDB)1\.)"),
+    ("a checkpoint without a baked VAE", r"cond_stage_model\.|conditioner\."),
+    ("a CLIP text encoder", r".*text_model\."),
+    ("a UNet or transformer alone", r"(model\.diffusion_model|double_blocks|joint_blocks)\."),
+    ("a diffusers UNet", r"(down_blocks|up_blocks|time_embedding)\."),
+)
+
+
+def describe_other(tensors: Tensors) -> str:
+    """One line on a file that holds no VAE."""
+    if not tensors:
+        return "holds no tensors"
+    words = _first_match(_OTHERS, tensors)
+    return f"{words}, not a VAE" if words else f"no VAE in it ({len(tensors)} tensors, {min(tensors)[:80]!r} for one)"
+
+
+def _first_match(patterns: tuple[tuple[str, re.Pattern[str]], ...], tensors: Tensors) -> str | None:
+    return next((words for words, pattern in patterns if any(pattern.match(name) for name in tensors)), None)

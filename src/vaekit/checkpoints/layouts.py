@@ -1,0 +1,124 @@
+"""How files name a VAE's tensors, translated to the original names that our networks use.
+
+The layouts: `ldm` (CompVis/latent-diffusion; SD 1.x to FLUX.1 in single files),
+`diffusers` (new and old attention names, AutoencoderTiny), `flux` (FLUX.2's own
+file: ldm names with the quantisation convolutions inside encoder and decoder)
+and `taesd` (the numbers of an nn.Sequential, split files or not).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Layout = Literal["ldm", "diffusers", "flux", "taesd"]
+
+KNOWN_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "autoencoder.", "model.", "module.")
+"""Where checkpoints keep their VAE; the first that fits wins."""
+
+PART = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|bn)\.")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """names: our name of each of the VAE's tensors -> its name in the file."""
+
+    layout: Layout
+    prefix: str
+    names: Mapping[str, str]
+
+
+def find_naming(file_names: Iterable[str]) -> Naming | None:
+    """The VAE among the tensors of a file, by their names alone; None where there is none."""
+    known = set(file_names)
+    return _find_kl(known) or _find_tiny(known)
+
+
+def _find_kl(known: set[str]) -> Naming | None:
+    for prefix in _kl_prefixes(known):
+        inside = {name.removeprefix(prefix): name for name in known if name.startswith(prefix)}
+        inside = {short: name for short, name in inside.items() if PART.match(short)}
+        inside.pop("bn.num_batches_tracked", None)
+        layout, translate = _kl_translation(inside)
+        return Naming(layout, prefix, {translate(short): name for short, name in inside.items()})
+    return None
+
+
+def _kl_prefixes(known: set[str]) -> list[str]:
+    ends = ("encoder.conv_in.weight", "decoder.conv_in.weight")
+    found = {name.removesuffix(end) for name in known for end in ends if name.endswith(end)}
+    return sorted(found, key=lambda p: (KNOWN_PREFIXES.index(p) if p in KNOWN_PREFIXES else len(KNOWN_PREFIXES), p))
+
+
+def _kl_translation(inside: Mapping[str, str]) -> tuple[Layout, Callable[[str], str]]:
+    if any(".mid_block." in short or "_blocks." in short for short in inside):
+        stages = 1 + max((int(i) for i in _numbers(r"decoder\.up_blocks\.(\d+)\.", inside)), default=0)
+        return "diffusers", lambda short: _from_diffusers(short, stages)
+    if any(short.startswith(("encoder.quant_conv.", "decoder.post_quant_conv.")) for short in inside):
+        return "flux", lambda short: re.sub(r"^(en|de)coder\.((post_)?quant_conv\.)", r"\2", short)
+    return "ldm", lambda short: short
+
+
+def _numbers(pattern: str, names: Iterable[str]) -> set[str]:
+    return {match[1] for name in names if (match := re.match(pattern, name))}
+
+
+_DIFFUSERS = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
+        (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
+        (r"\.up_blocks\.(\d+)\.resnets\.", r".up.\1.block."),
+        (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", r".up.\1.upsample."),
+        (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
+        (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
+        (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
+        (r"\.attn_1\.group_norm\.", ".attn_1.norm."),
+        (r"\.attn_1\.(?:to_([qkv])|(q)uery|(k)ey|(v)alue)\.", r".attn_1.\1\2\3\4."),
+        (r"\.attn_1\.(?:to_out\.0|proj_attn)\.", ".attn_1.proj_out."),
+        (r"\.conv_norm_out\.", ".norm_out."),
+        (r"\.conv_shortcut\.", ".nin_shortcut."),
+    )
+)
+
+
+def _from_diffusers(name: str, stages: int) -> str:
+    for pattern, ours in _DIFFUSERS:
+        name = pattern.sub(ours, name)
+    # diffusers counts the decoder's stages from the latents up, the original from full resolution down
+    return re.sub(r"^decoder\.up\.(\d+)", lambda match: f"decoder.up.{stages - 1 - int(match[1])}", name)
+
+
+def _find_tiny(known: set[str]) -> Naming | None:
+    diffusers = _tiny_diffusers(known)
+    if diffusers:
+        return Naming("diffusers", "", diffusers)
+    for encoder, decoder in (("taesd_encoder.", "taesd_decoder."), ("encoder.", "decoder.")):
+        names = _numbered(known, encoder, "encoder.") | _numbered(known, decoder, "decoder.")
+        if {"encoder.0.weight", "decoder.1.weight"} & names.keys():
+            return Naming("taesd", encoder.removesuffix("encoder."), names)
+    return _split_tiny(known)
+
+
+def _tiny_diffusers(known: set[str]) -> dict[str, str]:
+    names = _numbered(known, "encoder.layers.", "encoder.")
+    for ours, theirs in _numbered(known, "decoder.layers.", "").items():
+        index, rest = ours.split(".", 1)
+        names[f"decoder.{int(index) + 1}.{rest}"] = theirs  # AutoencoderTiny clamps outside its layers
+    return names
+
+
+def _split_tiny(known: set[str]) -> Naming | None:
+    """TAESD's separate files: only the decoder begins with a layer that has no weights."""
+    half = "encoder." if "0.weight" in known else "decoder."
+    names = _numbered(known, "", half)
+    if {"encoder.0.weight", "decoder.1.weight"} & names.keys():
+        return Naming("taesd", "", names)
+    return None
+
+
+def _numbered(known: set[str], prefix: str, ours: str) -> dict[str, str]:
+    pattern = re.compile(re.escape(prefix) + r"(\d+\..+)")
+    return {ours + match[1]: name for name in known if (match := pattern.fullmatch(name))}

@@ -1,0 +1,99 @@
+"""A VAE's weights out of a file, and nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaekit.checkpoints.architecture import squeeze
+from vaekit.checkpoints.identify import Identity, identify
+from vaekit.checkpoints.locate import Location, locate
+from vaekit.checkpoints.sources import Source, open_source
+from vaekit.errors import FileError, NotAVAEError
+from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A VAE read from disk. state: our names -> tensors on the CPU, in the file's dtypes, all finite."""
+
+    identity: Identity
+    state: Mapping[str, Tensor]
+
+
+def open_vae(location: Location) -> tuple[Source, Identity]:
+    """Open one file and tell which VAE it holds; no weight is read yet."""
+    source = open_source(location.weights)
+    identity = identify(source.tensors, path=location.weights, metadata=source.metadata, config=location.config)
+    return source, identity
+
+
+def read(path: Path, *, decoder: Path | None = None) -> Weights:
+    """The VAE in a file, folder or checkpoint; with `decoder`, that half from another file.
+
+    Raises FileError, UnsafeFileError and NotAVAEError, each with one line.
+    """
+    location = locate(path)
+    first = _read_one(location)
+    second = decoder or location.decoder
+    return first if second is None else _join(first, _read_one(locate(second)), path, second)
+
+
+def _read_one(location: Location) -> Weights:
+    source, identity = open_vae(location)
+    loaded = source.load(identity.names.values())
+    state = {ours: loaded[theirs] for ours, theirs in identity.names.items()}
+    state = {ours: tensor.reshape(squeeze(ours, tuple(tensor.shape))) for ours, tensor in state.items()}
+    _refuse_non_finite(state, location.weights)
+    return Weights(identity, state)
+
+
+def _refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    import torch
+
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise FileError(
+                f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating point numbers"
+            )
+        values = tensor if tensor.element_size() > 1 else tensor.to(torch.float32)
+        if not bool(torch.isfinite(values).all()):
+            raise FileError(f"{path}: {name} holds NaN or infinite values; the file is broken")
+
+
+def _join(encoder: Weights, decoder: Weights, encoder_path: Path, decoder_path: Path) -> Weights:
+    """One VAE out of two files: the encoder of the first, the decoder of the second."""
+    if not encoder.identity.config.has_encoder:
+        raise NotAVAEError(f"{encoder_path}: has no encoder")
+    if not decoder.identity.config.has_decoder:
+        raise NotAVAEError(f"{decoder_path}: has no decoder")
+    config = _join_configs(encoder.identity.config, decoder.identity.config, decoder_path)
+    common = tuple(f for f in encoder.identity.families if f in decoder.identity.families)
+    if not common:
+        raise NotAVAEError(f"{decoder_path}: belongs to another latent space than {encoder_path.name}")
+    halves = {name: t for name, t in encoder.state.items() if not name.startswith(("decoder.", "post_quant_conv."))}
+    halves |= {name: t for name, t in decoder.state.items() if not name.startswith(("encoder.", "quant_conv."))}
+    return Weights(replace(encoder.identity, config=config, families=common), halves)
+
+
+def _join_configs(encoder: NetworkConfig, decoder: NetworkConfig, path: Path) -> NetworkConfig:
+    if encoder.latent_channels != decoder.latent_channels or encoder.downscale != decoder.downscale:
+        raise NotAVAEError(
+            f"{path}: a decoder for {decoder.latent_channels} channels, the encoder gives {encoder.latent_channels}"
+        )
+    if isinstance(encoder, KLConfig) and isinstance(decoder, KLConfig):
+        return replace(
+            encoder,
+            decoder_channels=decoder.decoder_channels,
+            decoder_blocks=decoder.decoder_blocks,
+            decoder_attention=decoder.decoder_attention,
+            post_quant_conv=decoder.post_quant_conv,
+        )
+    if isinstance(encoder, TinyConfig) and isinstance(decoder, TinyConfig):
+        return replace(encoder, decoder_blocks=decoder.decoder_blocks, decoder_pooled=decoder.decoder_pooled)
+    raise NotAVAEError(f"{path}: a decoder of another kind of network than the encoder")

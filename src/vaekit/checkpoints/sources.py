@@ -1,0 +1,213 @@
+"""Files of tensors: what is in them, and the wanted tensors, without believing anything too early.
+
+The format is decided by the content, never by the name. Opening a safetensors
+file reads its header and nothing else, and does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vaekit.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Container = Literal["safetensors", "torch"]
+INDEX_SUFFIX = ".safetensors.index.json"
+LARGEST_INDEX = 64 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """dtype in the notation of safetensors (F32, BF16, F8_E4M3 …) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Source(ABC):
+    """An opened file of tensors."""
+
+    path: Path
+    container: Container
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file it consists of."""
+        return [self.path]
+
+    @abstractmethod
+    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of those names, on the CPU, in the file's dtypes. Raises FileError."""
+
+
+class SafetensorsSource(Source):
+    container: Container = "safetensors"
+
+    def __init__(self, path: Path):
+        from safetensors import safe_open
+
+        self.path = path
+        with _one_line(path), safe_open(path, framework="numpy") as file:
+            self.metadata = dict(file.metadata() or {})
+            slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
+            self.tensors = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
+
+    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
+        from safetensors import safe_open
+
+        with _one_line(self.path), safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+
+
+class ShardedSource(Source):
+    """Several safetensors files that one index holds together."""
+
+    container: Container = "safetensors"
+
+    def __init__(self, index: Path):
+        self.path = index
+        shard_of = _read_index(index)
+        self._shards = {shard: SafetensorsSource(index.parent / shard) for shard in sorted(set(shard_of.values()))}
+        self.metadata = {}
+        self.tensors = {}
+        for name, shard in shard_of.items():
+            if name not in self._shards[shard].tensors:
+                raise FileError(f"{index}: {shard} does not hold {name}, though the index says so")
+            self.tensors[name] = self._shards[shard].tensors[name]
+        self._shard_of = shard_of
+
+    @property
+    def files(self) -> list[Path]:
+        return [source.path for source in self._shards.values()]
+
+    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
+        wanted = list(names)
+        loaded: dict[str, Tensor] = {}
+        for shard, source in self._shards.items():
+            loaded |= source.load(name for name in wanted if self._shard_of[name] == shard)
+        return loaded
+
+
+def open_source(path: Path) -> Source:
+    """Open a file of tensors by its content.
+
+    Raises FileError (missing, empty, truncated, a lying header, not a file of
+    tensors) and UnsafeFileError (a pickle that asks for code).
+    """
+    head = _read_head(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return ShardedSource(path)
+    problem = _recognise_other(head)
+    if problem:
+        raise FileError(f"{path}: {problem}")
+    if _looks_like_safetensors(head):
+        return SafetensorsSource(path)
+    from vaekit.checkpoints.pickles import TorchSource
+
+    return TorchSource(path)
+
+
+def regular_file(path: Path) -> Path:
+    """`path` if it is a regular file that can be looked at; else FileError says what it is."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise FileError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise FileError(f"{path}: is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{path}: not a regular file")
+    return path
+
+
+def _read_head(path: Path) -> bytes:
+    regular_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    if not head:
+        raise FileError(f"{path}: the file is empty")
+    return head
+
+
+def _recognise_other(head: bytes) -> str | None:
+    """What people give by mistake, in words; None where it may be a file of tensors."""
+    start = head.lstrip()[:64].lower()
+    if head.startswith(b"GGUF"):
+        return "a GGUF file; VAEs are read from safetensors or PyTorch files"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "a web page, not a model: the download went wrong (a login or licence page?)"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the model itself: fetch it with git lfs pull"
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")):
+        return "a picture, not a model"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "a picture, not a model"
+    return None
+
+
+def _looks_like_safetensors(head: bytes) -> bool:
+    """Eight bytes of header length, then JSON: no pickle and no zip starts so."""
+    return len(head) > 8 and head[8:9] == b"{" and not head.startswith(b"PK")
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    try:
+        if index.stat().st_size > LARGEST_INDEX:
+            raise FileError(f"{index}: too large for an index")
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        items = {str(name): str(shard) for name, shard in weight_map.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FileError(f"{index}: not an index of safetensors files ({type(error).__name__})") from error
+    for shard in items.values():
+        if Path(shard).name != shard or shard in (".", ".."):
+            raise FileError(f"{index}: names a file outside its folder: {shard!r}")
+    return items
+
+
+class _one_line:
+    """Turns what safetensors raises into one FileError that names the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, FileError) or not isinstance(error, Exception):
+            return
+        raise FileError(f"{self.path}: {_explain(error)}") from error
+
+
+_EXPLAINED = {
+    "file not fully covered": "truncated, or its header tells other sizes than the file has",
+    "invalid header length": "truncated in the middle of its header",
+    "header too small": "truncated in the middle of its header",
+    "header too large": "its header claims an impossible length",
+    "invalid shape, data type, or offset": "its header lies: a tensor's size does not fit its shape and dtype",
+    "invalid offset": "its header lies: tensors overlap or leave holes",
+    "overflow computing buffer size": "its header claims an impossible shape",
+    "invalid json": "its header is not valid",
+    "invalid utf-8": "its header is not valid",
+}
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    reason = next((words for key, words in _EXPLAINED.items() if key in text.lower()), None)
+    return reason or f"cannot be read as safetensors ({text[:200] or type(error).__name__})"

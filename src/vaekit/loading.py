@@ -1,0 +1,154 @@
+"""From a name or path to a VAE that is ready to run."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vaekit import assets, families, images
+from vaekit.checkpoints.identify import Identity
+from vaekit.checkpoints.read import Weights, read
+from vaekit.engine.half import Half
+from vaekit.engine.placement import Dtype, place
+from vaekit.errors import FamilyError, FileError, NumericsError, OptionError
+from vaekit.families import Family
+from vaekit.networks.config import KLConfig, PaddingMode
+from vaekit.vae import VAE
+
+log = logging.getLogger("vaekit")
+
+SURE = math.log(1.13)
+"""How far the measured spread may be from a family's: sd1 and sdxl are a factor of 1.40 apart."""
+
+SAMPLE_SIDE = 192
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    decoder: str | os.PathLike[str] | None = None,
+    family: Family | str | None = None,
+    padding: PaddingMode | None = None,
+    device: str | torch.device = "auto",
+    dtype: Dtype | None = None,
+    encode_dtype: Dtype | None = None,
+    decode_dtype: Dtype | None = None,
+) -> VAE:
+    """Load a VAE: a bundled one by name, or a file, diffusers folder or whole checkpoint by path.
+
+    decoder: take the decoder from this file (TAESD comes in two files). family:
+    only where the file leaves it open. padding: "reflect" for EQ-VAEs trained
+    so, which no file tells. dtype: of both directions; encode_dtype and
+    decode_dtype of one. Format, layout and architecture are worked out.
+
+    Raises FileError, UnsafeFileError, NotAVAEError, FamilyError, OptionError.
+    """
+    path = find(source)
+    placement = place(device, dtype=dtype, encode_dtype=encode_dtype, decode_dtype=decode_dtype)
+    weights = read(path, decoder=None if decoder is None else find(decoder))
+    weights = replace(weights, identity=_with_padding(weights.identity, padding))
+    name = str(source) if str(source) in assets.bundled_models() else path.name
+    vae = VAE(name, _settle_family(name, weights, family), weights.identity.config, weights.state, placement)
+    log.info("%s", vae.describe())
+    return vae
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """The path behind a bundled name or a path. Raises FileError with the nearest names."""
+    bundled = assets.bundled_models()
+    name = os.fspath(source)
+    if name in bundled:
+        return assets.model_folder(name)
+    path = Path(name).expanduser()
+    if os.path.lexists(path) or os.sep in name or path.suffix:
+        return path
+    near = difflib.get_close_matches(name.lower(), bundled, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"bundled are {', '.join(bundled) or 'none'}"
+    raise FileError(f"{name!r} is neither a file here nor a bundled VAE; {hint}")
+
+
+def _with_padding(identity: Identity, padding: PaddingMode | None) -> Identity:
+    if padding is None:
+        return identity
+    if padding not in get_args(PaddingMode):
+        raise OptionError(f"no padding is called {padding!r}; there are zeros and reflect")
+    if not isinstance(identity.config, KLConfig):
+        raise OptionError("padding is a choice of kl networks only; this one is tiny")
+    return replace(identity, config=replace(identity.config, padding_mode=padding))
+
+
+# The family
+
+
+def _settle_family(name: str, weights: Weights, asked: Family | str | None) -> Family:
+    identity = weights.identity
+    if asked is not None:
+        return _asked_family(name, identity, families.family(asked) if isinstance(asked, str) else asked)
+    if len(identity.families) == 1:
+        log.info("%s: family %s by %s", name, identity.families[0].name, identity.evidence)
+        return identity.families[0]
+    if not identity.families:
+        raise FamilyError(f"{name}: nothing tells its latent space and scaling factor; say family=/--family")
+    measurable = [f for f in identity.families if f.mean is None]
+    if isinstance(identity.config, KLConfig) and identity.config.has_encoder:
+        return _measured_family(name, identity.config, weights.state, measurable)
+    raise FamilyError(f"{name}: {_either(identity.families)} look alike in its tensors; say which: family=/--family")
+
+
+def _asked_family(name: str, identity: Identity, asked: Family) -> Family:
+    config = identity.config
+    channels = config.latent_channels * config.patch_size**2
+    if (asked.latent_channels, asked.downscale) != (channels, config.downscale):
+        raise FamilyError(
+            f"{name} cannot be of {asked.name}: it has {channels} channels at 1/{config.downscale} of the side, "
+            f"{asked.name} has {asked.latent_channels} at 1/{asked.downscale}"
+        )
+    if identity.families and asked not in identity.families:
+        others = _either(identity.families)
+        log.warning("%s: taken as %s as asked, though %s says %s", name, asked.name, identity.evidence, others)
+    return asked
+
+
+def _either(candidates: tuple[Family, ...] | list[Family]) -> str:
+    return " and ".join(family.name for family in candidates)
+
+
+def _measured_family(name: str, config: KLConfig, state: Mapping[str, Tensor], candidates: list[Family]) -> Family:
+    """The family whose scaling brings the latents of the sample photos to a standard deviation near 1."""
+    spreads = _spreads(config, state, candidates)
+    best = min(candidates, key=lambda family: abs(math.log(spreads[family.name])))
+    measured = ", ".join(f"{spread:.2f} as {family}" for family, spread in spreads.items())
+    if abs(math.log(spreads[best.name])) > SURE:
+        raise FamilyError(
+            f"{name}: {_either(candidates)} look alike in its tensors, and the latents of the sample photos do not "
+            f"decide (standard deviation {measured}; 1 is right); say which: family=/--family"
+        )
+    log.info("%s: family %s: the sample photos' latents spread by %s (1 is right)", name, best.name, measured)
+    return best
+
+
+def _spreads(config: KLConfig, state: Mapping[str, Tensor], candidates: list[Family]) -> dict[str, float]:
+    """Standard deviation of the sample photos' latents under each family's scaling; infinite where it says nothing."""
+    encoder = Half("encode", config, state, dtype=torch.float32, device=torch.device("cpu"))
+    try:
+        raw = torch.cat([encoder.encode(_sample(photo)).mean.flatten(2) for photo in assets.sample_photos()], dim=2)
+    except NumericsError:
+        return {family.name: math.inf for family in candidates}
+    spreads = {family.name: family.scale(raw.unsqueeze(2)).std().item() for family in candidates}
+    return {family: spread if spread > 0 else math.inf for family, spread in spreads.items()}
+
+
+def _sample(photo: Path) -> Tensor:
+    """A sample photo small enough to be encoded in a moment, [1, 3, SAMPLE_SIDE, SAMPLE_SIDE] in [-1, 1]."""
+    with Image.open(photo) as picture:
+        return images.read(picture.convert("RGB").resize((SAMPLE_SIDE, SAMPLE_SIDE))).pixels

@@ -1,0 +1,209 @@
+"""The VAE: pictures in, latents out, and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vaekit import images
+from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
+from vaekit.engine.half import Half
+from vaekit.engine.placement import Placement
+from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
+from vaekit.families import Family
+from vaekit.latents import Latents
+from vaekit.networks.config import KLConfig, NetworkConfig
+from vaekit.networks.moments import Moments
+
+log = logging.getLogger("vaekit")
+
+Output = Literal["pil", "numpy", "tensor"]
+Decoded = Image.Image | list[Image.Image] | npt.NDArray[np.uint8] | Tensor
+
+
+class VAE:
+    """A network plus the family it belongs to; has an encoder, a decoder, or both.
+
+    Made by `vaekit.load`. name: what it was loaded as. config: its architecture.
+    """
+
+    def __init__(
+        self, name: str, family: Family, config: NetworkConfig, state: Mapping[str, Tensor], placement: Placement
+    ):
+        self.name = name
+        self.family = family
+        self.config = config
+        self.placement = placement
+        self._state = state
+        self._encoder = self._half("encode", placement.encode_dtype) if config.has_encoder else None
+        self._decoder = self._half("decode", placement.decode_dtype) if config.has_decoder else None
+
+    def _half(self, direction: Literal["encode", "decode"], dtype: torch.dtype) -> Half:
+        return Half(direction, self.config, self._state, dtype=dtype, device=self.placement.device)
+
+    @property
+    def can_encode(self) -> bool:
+        return self._encoder is not None
+
+    @property
+    def can_decode(self) -> bool:
+        return self._decoder is not None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network consists of."""
+        return sum(tensor.numel() for tensor in self._state.values())
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Hash of the weights; see vaekit.checkpoints.fingerprint."""
+        return fingerprint(self._state)
+
+    def describe(self) -> str:
+        """One line: what it is and where it runs."""
+        halves = {(True, True): "", (True, False): ", encoder only", (False, True): ", decoder only"}
+        return (
+            f"{self.name}: {self.config.kind} VAE of {self.family.name}, {self.family.latent_channels} channels, "
+            f"1/{self.family.downscale} of the side, {self.parameters / 1e6:.1f} M parameters"
+            f"{halves[self.can_encode, self.can_decode]}; on {self.placement}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<VAE {self.describe()}>"
+
+    # Pictures to latents
+
+    def encode(
+        self,
+        pictures: images.PictureSource | list[images.PictureSource],
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+        alpha: str = "keep",
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
+    ) -> Latents:
+        """Encode a picture, or several of one size.
+
+        pictures: path, PIL picture, numpy array (uint8, uint16, or float in
+        [0, 1]), tensor ([B, 3, H, W] in [-1, 1] or uint8), or a list of them. Any
+        size from 1×1: padded by reflection to a multiple of the downscale.
+        sample: draw from the posterior instead of taking its mean; picture i is
+        drawn with seed + i. alpha: "keep" puts transparency aside into the
+        latents, a colour composites on it. max_pixels: larger files are refused.
+
+        Returns Latents in model space, float32. Raises PictureError, OptionError,
+        NumericsError, ResourceError, and VaekitError for a decoder-only VAE.
+        """
+        if self._encoder is None:
+            raise VaekitError(f"{self.name} has no encoder; it only decodes")
+        self._check_sampling(sample, seed)
+        read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
+        for note in read.notes:
+            log.info("%s", note)
+        moments = self._encoder.encode(images.pad(read.pixels, self.family.downscale))
+        raw = _draw(moments, seed) if sample else moments.mean
+        tensor = self._to_model_space(raw).cpu()
+        return Latents(tensor, self.family, read.size, vae=self.fingerprint.vae, alpha=read.alpha)
+
+    def _check_sampling(self, sample: bool, seed: int | None) -> None:
+        if seed is not None and not sample:
+            raise OptionError("a seed does nothing without sampling: ask for both or neither")
+        if sample and not isinstance(self.config, KLConfig):
+            raise OptionError(f"{self.name} is a tiny VAE without a posterior: there is nothing to sample from")
+
+    def _to_model_space(self, raw: Tensor) -> Tensor:
+        assert self._encoder is not None
+        folded = self._encoder.network.fold(raw)
+        return self.family.scale(folded) if isinstance(self.config, KLConfig) else folded
+
+    # Latents to pictures
+
+    @overload
+    def decode(
+        self, latents: Latents | Tensor, *, output: Literal["pil"] = "pil", any_family: bool = False
+    ) -> Image.Image | list[Image.Image]: ...
+
+    @overload
+    def decode(
+        self, latents: Latents | Tensor, *, output: Literal["numpy"], any_family: bool = False
+    ) -> np.ndarray: ...
+
+    @overload
+    def decode(self, latents: Latents | Tensor, *, output: Literal["tensor"], any_family: bool = False) -> Tensor: ...
+
+    def decode(self, latents: Latents | Tensor, *, output: Output = "pil", any_family: bool = False) -> Decoded:
+        """Decode latents to pictures of exactly the size that was encoded.
+
+        latents: Latents, or a tensor [B, C, h, w] in this family's model space.
+        output: "pil" gives a picture (a list for a batch; RGBA where alpha was
+        put aside), "numpy" uint8 [B, H, W, 3], "tensor" float32 [B, 3, H, W] in
+        [-1, 1] on the CPU. any_family: decode latents of another family all the same.
+
+        Raises FamilyError, LatentsError, NumericsError, ResourceError, and
+        VaekitError for an encoder-only VAE.
+        """
+        if self._decoder is None:
+            raise VaekitError(f"{self.name} has no decoder; it only encodes")
+        if output not in ("pil", "numpy", "tensor"):
+            raise OptionError(f"no output is called {output!r}; there are pil, numpy and tensor")
+        latents = self._as_latents(latents)
+        self._check_family(latents.family, any_family)
+        raw = self._to_raw(latents.tensor.to(self.placement.device, torch.float32))
+        pixels = images.crop(self._decoder.decode(raw), latents.size).clamp(-1, 1).cpu()
+        if output == "tensor":
+            return pixels
+        pictures = images.to_pil(pixels, None if output == "numpy" else latents.alpha)
+        if output == "numpy":
+            return np.stack([np.asarray(picture) for picture in pictures])
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def _as_latents(self, latents: Latents | Tensor) -> Latents:
+        if isinstance(latents, Tensor):
+            if latents.ndim != 4:
+                raise LatentsError(f"latents are [batch, channels, height, width], not {list(latents.shape)}")
+            side = self.family.downscale
+            latents = Latents(latents, self.family, (latents.shape[3] * side, latents.shape[2] * side))
+        if not bool(torch.isfinite(latents.tensor).all()):
+            raise LatentsError("these latents hold NaN or infinite values; no VAE can decode them")
+        return latents
+
+    def _check_family(self, other: Family, any_family: bool) -> None:
+        if other == self.family:
+            return
+        if (other.latent_channels, other.downscale) != (self.family.latent_channels, self.family.downscale):
+            raise FamilyError(
+                f"these latents are of {other.name} ({other.latent_channels} channels, 1/{other.downscale}), "
+                f"{self.name} decodes {self.family.name} ({self.family.latent_channels} channels, "
+                f"1/{self.family.downscale}): they cannot fit; take a VAE of {other.name}"
+            )
+        if not any_family:
+            raise FamilyError(
+                f"these latents are of {other.name}, {self.name} decodes {self.family.name}: the shapes fit, but the "
+                f"numbers mean other things, and the picture would be nonsense in wrong colours; take a VAE of "
+                f"{other.name} (or any_family=True, --any-family, to see it)"
+            )
+        log.warning("decoding latents of %s as if they were %s: expect nonsense", other.name, self.family.name)
+
+    def _to_raw(self, tensor: Tensor) -> Tensor:
+        assert self._decoder is not None
+        unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
+        return self._decoder.network.unfold(unscaled)
+
+
+def _draw(moments: Moments, seed: int | None) -> Tensor:
+    """Each picture of a batch with a seed of its own, so that it comes out the same as alone."""
+    drawn = []
+    for i in range(moments.mean.shape[0]):
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed + i)
+        logvar = None if moments.logvar is None else moments.logvar[i : i + 1]
+        drawn.append(Moments(moments.mean[i : i + 1], logvar).sample(generator))
+    return torch.cat(drawn)
