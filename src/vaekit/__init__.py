@@ -11,13 +11,9 @@ Names are loaded when they are first used: importing vaekit does not import torc
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("vaekit")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+from vaekit.version import version
 
 if TYPE_CHECKING:
     from vaekit.checkpoints.inspect import Inspection, inspect
@@ -27,6 +23,8 @@ if TYPE_CHECKING:
     from vaekit.loading import load
     from vaekit.quality.metrics import Quality, measure
     from vaekit.vae import VAE
+
+    __version__: str
 
 _HOME = {
     "VAE": "vaekit.vae",
@@ -55,6 +53,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version()
     if name not in _HOME:
         raise AttributeError(f"module 'vaekit' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from vaekit.errors import FamilyError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rgb = tuple[float, float, float]
+
+SPACE = {"name", "latent_channels", "downscale", "fold", "scaling_factor", "shift_factor", "mean", "std"}
+"""What makes a latent space."""
 
 
 class KLShape(BaseModel):
@@ -52,6 +56,22 @@ class Family(BaseModel):
     tiny: PositiveInt | None = None
     preview: tuple[Rgb, ...] | None = None
     preview_bias: Rgb = (0.0, 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        per_channel = [values for values in (self.mean, self.std) if values is not None]
+        if len(per_channel) == 1 or any(len(values) != self.latent_channels for values in per_channel):
+            raise ValueError(f"mean and std do not fit {self.latent_channels} channels")
+        numbers = (self.scaling_factor, self.shift_factor, *(number for values in per_channel for number in values))
+        if not all(map(math.isfinite, numbers)) or 0 in (self.scaling_factor, *(self.std or ())):
+            raise ValueError("a scale is zero or not finite")
+        if self.preview is not None and len(self.preview) * self.fold**2 != self.latent_channels:
+            raise ValueError(f"the preview factors do not fit {self.latent_channels} channels")
+        return self
+
+    def same_space(self, other: Family) -> bool:
+        """Whether latents of one are latents of the other: names and numbers decide, titles and previews do not."""
+        return self.model_dump(include=SPACE) == other.model_dump(include=SPACE)
 
     def scale(self, raw: Tensor) -> Tensor:
         """Raw latents of a KL network [B, C, h, w] -> model space, standard deviation about 1."""
