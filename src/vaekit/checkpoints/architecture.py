@@ -10,6 +10,9 @@ from vaekit.errors import NotAVAEError
 from vaekit.networks.config import KLConfig, NetworkConfig, Shape, Shapes, TinyConfig
 
 TINY_STAGES = 4
+MOST_STAGES = 8
+MOST_LAYERS = 100
+"""Layers or blocks in a row; published networks have 20. A name is free to claim any number."""
 
 
 def infer(shapes: Mapping[str, Shape], *, norm_groups: int | None = None) -> NetworkConfig:
@@ -24,7 +27,7 @@ def infer(shapes: Mapping[str, Shape], *, norm_groups: int | None = None) -> Net
     try:
         config = _infer_tiny(squeezed) if tiny else _infer_kl(squeezed, norm_groups or 32)
     except (KeyError, IndexError, ValueError) as error:
-        raise NotAVAEError(f"looks like a VAE, but not of a kind that vaekit knows (at {error})") from error
+        raise NotAVAEError(f"looks like a VAE, but not of a kind that vaekit knows (at {str(error)[:80]})") from error
     _compare(config.shapes(), squeezed)
     return config
 
@@ -41,10 +44,13 @@ def _compare(expected: Shapes, found: Mapping[str, Shape]) -> None:
         raise NotAVAEError(f"incomplete: {len(missing)} of {len(expected)} tensors are missing, {missing[0]} for one")
     left = sorted(found.keys() - expected.keys())
     if left:
-        raise NotAVAEError(f"not a kind of VAE that vaekit knows: it has {len(left)} tensors more, {left[0]} for one")
+        one = left[0][:80]
+        raise NotAVAEError(f"not a kind of VAE that vaekit knows: it has {len(left)} tensors more, {one!r} for one")
     for name, shape in expected.items():
+        if 0 in shape:
+            raise NotAVAEError(f"{name} is empty: {list(shape)}")
         if found[name] != shape:
-            raise NotAVAEError(f"{name} is {list(found[name])} where {list(shape)} belongs")
+            raise NotAVAEError(f"{name} is {list(found[name][:6])} where {list(shape)} belongs")
 
 
 def _infer_kl(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
@@ -74,19 +80,22 @@ def _infer_kl(shapes: Mapping[str, Shape], norm_groups: int) -> KLConfig:
 def _two_d(shapes: Mapping[str, Shape], name: str) -> Shape:
     shape = shapes[name]
     if len(shape) != 4:
-        raise NotAVAEError(f"{name} is {list(shape)}: a video VAE or another kind that vaekit does not know")
+        raise NotAVAEError(f"{name} is {list(shape[:6])}: a video VAE or another kind that vaekit does not know")
     return shape
 
 
 def _widths(shapes: Mapping[str, Shape], stages: str) -> tuple[int, ...]:
     count = _count(shapes, re.escape(stages) + r"\.(\d+)\.")
-    if not 1 <= count <= 8:
+    if not 1 <= count <= MOST_STAGES:
         raise NotAVAEError(f"not a kind of VAE that vaekit knows: {count} stages under {stages}")
     return tuple(_two_d(shapes, f"{stages}.{i}.block.0.conv1.weight")[0] for i in range(count))
 
 
 def _count(names: Mapping[str, Shape], pattern: str) -> int:
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    count = 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    if count > MOST_LAYERS:
+        raise NotAVAEError(f"not a kind of VAE that vaekit knows: over {MOST_LAYERS} layers in a row")
+    return count
 
 
 def _patch_size(shapes: Mapping[str, Shape], channels: int) -> int:

@@ -54,12 +54,12 @@ def identify(
     unknown = _first_match(_OTHER_VAES, tensors)
     if unknown:
         raise NotAVAEError(f"{path}: {unknown}, a kind of VAE that vaekit does not run")
-    naming = find_naming(tensors)
-    if naming is None:
-        raise NotAVAEError(f"{path}: {describe_other(tensors)}")
-    shapes = {ours: tensors[theirs].shape for ours, theirs in naming.names.items()}
     try:
-        network = infer(shapes, norm_groups=_integer(config.get("norm_num_groups")))
+        naming = find_naming(tensors)
+        if naming is None:
+            raise NotAVAEError(describe_other(tensors))
+        shapes = {ours: tensors[theirs].shape for ours, theirs in naming.names.items()}
+        network = infer(shapes, norm_groups=_norm_groups(config))
         found, evidence = _families(network, tensors, path, metadata or {}, config)
     except NotAVAEError as error:
         raise NotAVAEError(f"{path}: {error}") from error
@@ -68,8 +68,11 @@ def identify(
     return Identity(network, naming.layout, naming.prefix, naming.names, found, evidence, baked)
 
 
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+def _norm_groups(config: Config) -> int | None:
+    groups = config.get("norm_num_groups")
+    if groups is not None and (not isinstance(groups, int) or isinstance(groups, bool) or groups < 1):
+        raise NotAVAEError(f"its config.json gives {_shown(groups)} as norm_num_groups")
+    return groups
 
 
 def _complete(network: NetworkConfig, found: tuple[Family, ...], config: Config) -> NetworkConfig:
@@ -87,7 +90,7 @@ def _families(
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
     candidates = tuple(f for f in families().values() if _fits(f, network))
-    if isinstance(network, KLConfig) and network.patch_size == 1 and "scaling_factor" in config:
+    if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
         return _by_numbers(network, candidates, config)
     for evidence, names in _evidence(network, tensors, path, metadata, config):
         narrowed = tuple(f for f in candidates if f.name in names)
@@ -119,41 +122,51 @@ def _by_numbers(network: KLConfig, candidates: tuple[Family, ...], config: Confi
 
 
 def _own_family(network: KLConfig, config: Config) -> Family:
-    def vector(key: str) -> tuple[float, ...] | None:
-        flat = list(_flat(config.get(key)))
-        return tuple(flat) if len(flat) == network.latent_channels else None
-
-    mean, std = vector("latents_mean"), vector("latents_std")
-    scaling = _number(config, "scaling_factor")
-    shift = _number(config, "shift_factor") if config.get("shift_factor") is not None else 0.0
-    if scaling == 0 or 0 in (std or ()):
-        raise NotAVAEError("its config.json gives 0 as scaling_factor or as latents_std")
+    scaling = _number(config["scaling_factor"], "scaling_factor", positive=True)
+    shift = config.get("shift_factor")
+    mean = _vector(config, "latents_mean", network.latent_channels)
+    std = _vector(config, "latents_std", network.latent_channels)
+    if (mean is None) != (std is None):
+        raise NotAVAEError("its config.json gives only one of latents_mean and latents_std")
     return Family(
         name=f"custom-{network.latent_channels}ch-{scaling:g}",
         title="a latent space of its own",
         latent_channels=network.latent_channels,
         downscale=network.downscale,
         scaling_factor=scaling,
-        shift_factor=shift,
-        mean=mean if std else None,
-        std=std if mean else None,
+        shift_factor=0.0 if shift is None else _number(shift, "shift_factor"),
+        mean=mean,
+        std=std,
     )
 
 
-def _flat(values: object) -> Iterator[float]:
-    """The numbers in a list, which some files nest to [1, C, 1, 1]."""
-    if isinstance(values, list):
+def _vector(config: Config, key: str, channels: int) -> tuple[float, ...] | None:
+    """One number per channel, in a list that some files nest to [1, C, 1, 1]."""
+    if config.get(key) is None:
+        return None
+    flat = tuple(_number(value, key, positive=key == "latents_std") for value in _flat(config[key], depth=4))
+    if len(flat) != channels:
+        raise NotAVAEError(f"its config.json gives {len(flat)} numbers as {key}, its latents have {channels} channels")
+    return flat
+
+
+def _flat(values: object, depth: int) -> Iterator[object]:
+    if isinstance(values, list) and depth:
         for value in values:
-            yield from _flat(value)
-    elif isinstance(values, (int, float)) and math.isfinite(values):
-        yield float(values)
+            yield from _flat(value, depth - 1)
+    else:
+        yield values
 
 
-def _number(config: Config, key: str) -> float:
-    value = config[key]
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise NotAVAEError(f"its config.json gives {value!r:.40} as {key}")
+def _number(value: object, key: str, *, positive: bool = False) -> float:
+    least = 1e-6 if positive else -1e6
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1e6:
+        raise NotAVAEError(f"its config.json gives {_shown(value)} as {key}")
     return float(value)
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.40}" if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
 
 
 def _same_numbers(a: Family, b: Family) -> bool:
@@ -173,17 +186,17 @@ def _evidence(
     around = _surroundings(tensors)
     if around:
         yield around
-    written_by = re.match(r"0\.(\d+)\.", str(config.get("_diffusers_version", "")))
+    written_by = re.match(r"0\.(\d{1,4})\.", str(config.get("_diffusers_version", "")))
     if written_by and int(written_by[1]) < FIRST_DIFFUSERS_WITH_SDXL:
         yield "a config.json older than SDXL", frozenset(("sd1",))
     pipeline = str(config.get("_pipeline", ""))
     for start, names in _PIPELINES:
         if pipeline.startswith(start):
-            yield f"its pipeline, {pipeline}", frozenset(names)
+            yield f"its pipeline, {pipeline[:60]}", frozenset(names)
     architecture = metadata.get("modelspec.architecture", "").lower()
     for start, names in _MODELSPEC:
         if architecture.startswith(start):
-            yield f"modelspec.architecture {architecture!r} in its metadata", frozenset(names)
+            yield f"modelspec.architecture {architecture[:60]!r} in its metadata", frozenset(names)
     if isinstance(network, TinyConfig):
         yield from _tiny_names(path)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from vaekit.errors import NotAVAEError
+
 Layout = Literal["ldm", "diffusers", "flux", "taesd"]
 
 KNOWN_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "autoencoder.", "model.", "module.")
@@ -31,7 +33,10 @@ class Naming:
 
 
 def find_naming(file_names: Iterable[str]) -> Naming | None:
-    """The VAE among the tensors of a file, by their names alone; None where there is none."""
+    """The VAE among the tensors of a file, by their names alone; None where there is none.
+
+    Raises NotAVAEError when two of them are the same tensor under two names.
+    """
     known = set(file_names)
     return _find_kl(known) or _find_tiny(known)
 
@@ -42,8 +47,18 @@ def _find_kl(known: set[str]) -> Naming | None:
         inside = {short: name for short, name in inside.items() if PART.match(short)}
         inside.pop("bn.num_batches_tracked", None)
         layout, translate = _kl_translation(inside)
-        return Naming(layout, prefix, {translate(short): name for short, name in inside.items()})
+        return Naming(layout, prefix, _translate(inside, translate))
     return None
+
+
+def _translate(inside: Mapping[str, str], translate: Callable[[str], str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for short, name in inside.items():
+        ours = translate(short)
+        if ours in names:
+            raise NotAVAEError(f"has {ours} twice, under two names")
+        names[ours] = name
+    return names
 
 
 def _kl_prefixes(known: set[str]) -> list[str]:
@@ -54,7 +69,7 @@ def _kl_prefixes(known: set[str]) -> list[str]:
 
 def _kl_translation(inside: Mapping[str, str]) -> tuple[Layout, Callable[[str], str]]:
     if any(".mid_block." in short or "_blocks." in short for short in inside):
-        stages = 1 + max((int(i) for i in _numbers(r"decoder\.up_blocks\.(\d+)\.", inside)), default=0)
+        stages = 1 + max((int(i) for i in _numbers(r"decoder\.up_blocks\.(\d{1,3})\.", inside)), default=0)
         return "diffusers", lambda short: _from_diffusers(short, stages)
     if any(short.startswith(("encoder.quant_conv.", "decoder.post_quant_conv.")) for short in inside):
         return "flux", lambda short: re.sub(r"^(en|de)coder\.((post_)?quant_conv\.)", r"\2", short)
@@ -65,30 +80,51 @@ def _numbers(pattern: str, names: Iterable[str]) -> set[str]:
     return {match[1] for name in names if (match := re.match(pattern, name))}
 
 
-_DIFFUSERS = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (
-        (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
-        (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
-        (r"\.up_blocks\.(\d+)\.resnets\.", r".up.\1.block."),
-        (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", r".up.\1.upsample."),
-        (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
-        (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
-        (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
-        (r"\.attn_1\.group_norm\.", ".attn_1.norm."),
-        (r"\.attn_1\.(?:to_([qkv])|(q)uery|(k)ey|(v)alue)\.", r".attn_1.\1\2\3\4."),
-        (r"\.attn_1\.(?:to_out\.0|proj_attn)\.", ".attn_1.proj_out."),
-        (r"\.conv_norm_out\.", ".norm_out."),
-        (r"\.conv_shortcut\.", ".nin_shortcut."),
-    )
+# Ours and diffusers' name of each part; # is a number.
+_PARTS = (
+    (".down.#.block.", ".down_blocks.#.resnets."),
+    (".down.#.downsample.", ".down_blocks.#.downsamplers.0."),
+    (".up.#.block.", ".up_blocks.#.resnets."),
+    (".up.#.upsample.", ".up_blocks.#.upsamplers.0."),
+    (".mid.block_1.", ".mid_block.resnets.0."),
+    (".mid.block_2.", ".mid_block.resnets.1."),
+    (".mid.attn_1.norm.", ".mid_block.attentions.0.group_norm."),
+    (".mid.attn_1.q.", ".mid_block.attentions.0.to_q."),
+    (".mid.attn_1.k.", ".mid_block.attentions.0.to_k."),
+    (".mid.attn_1.v.", ".mid_block.attentions.0.to_v."),
+    (".mid.attn_1.proj_out.", ".mid_block.attentions.0.to_out.0."),
+    (".norm_out.", ".conv_norm_out."),
+    (".nin_shortcut.", ".conv_shortcut."),
+)
+_OLD_PARTS = (
+    (".mid.attn_1.q.", ".mid_block.attentions.0.query."),
+    (".mid.attn_1.k.", ".mid_block.attentions.0.key."),
+    (".mid.attn_1.v.", ".mid_block.attentions.0.value."),
+    (".mid.attn_1.proj_out.", ".mid_block.attentions.0.proj_attn."),
 )
 
 
+def _rule(old: str, new: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(re.escape(old).replace(r"\#", r"(\d+)")), new.replace("#", r"\1")
+
+
+_FROM_DIFFUSERS = tuple(_rule(theirs, ours) for ours, theirs in _PARTS + _OLD_PARTS)
+_TO_DIFFUSERS = tuple(_rule(ours, theirs) for ours, theirs in _PARTS)
+
+
 def _from_diffusers(name: str, stages: int) -> str:
-    for pattern, ours in _DIFFUSERS:
+    for pattern, ours in _FROM_DIFFUSERS:
         name = pattern.sub(ours, name)
     # diffusers counts the decoder's stages from the latents up, the original from full resolution down
-    return re.sub(r"^decoder\.up\.(\d+)", lambda match: f"decoder.up.{stages - 1 - int(match[1])}", name)
+    return re.sub(r"^decoder\.up\.(\d{1,3})\b", lambda match: f"decoder.up.{stages - 1 - int(match[1])}", name)
+
+
+def to_diffusers(name: str, stages: int) -> str:
+    """The name that diffusers' AutoencoderKL gives one of our KL tensors; stages: of the decoder."""
+    name = re.sub(r"^decoder\.up\.(\d+)", lambda match: f"decoder.up.{stages - 1 - int(match[1])}", name)
+    for pattern, theirs in _TO_DIFFUSERS:
+        name = pattern.sub(theirs, name)
+    return name
 
 
 def _find_tiny(known: set[str]) -> Naming | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vaekit.checkpoints.sources import INDEX_SUFFIX, LARGEST_INDEX
+from vaekit.checkpoints.sources import INDEX_SUFFIX
 from vaekit.errors import FileError
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft")
+SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+LARGEST_CONFIG = 1 << 20
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 DIFFUSERS_ORDER = (".safetensors", INDEX_SUFFIX, ".fp16.safetensors", ".bf16.safetensors", ".bin", ".fp16.bin")
 
@@ -28,15 +31,9 @@ class Location:
 def locate(path: Path) -> Location:
     """The files behind a path. Raises FileError when a folder does not say which file is meant."""
     try:
-        is_folder = path.is_dir()
-    except (OSError, ValueError) as error:
-        raise FileError(f"{str(path)!r}: {error}") from error
-    if not is_folder:
-        return Location(path, config=_config_beside(path))
-    try:
-        return _locate_in_folder(path)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
+        return _locate_in_folder(path) if path.is_dir() else Location(path, config=_config_beside(path))
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte in it
+        raise FileError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _locate_in_folder(folder: Path) -> Location:
@@ -46,9 +43,7 @@ def _locate_in_folder(folder: Path) -> Location:
         for ending in DIFFUSERS_ORDER:
             if (folder / (DIFFUSERS_STEM + ending)).exists():
                 return Location(folder / (DIFFUSERS_STEM + ending), config=_read_config(folder))
-    weights = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES or p.name.endswith(INDEX_SUFFIX)
-    )
+    weights = _weights_in(folder)
     pair = _taesd_pair(weights)
     if pair:
         return Location(pair[0], decoder=pair[1])
@@ -60,8 +55,12 @@ def _locate_in_folder(folder: Path) -> Location:
     raise FileError(f"{folder}: a folder with {len(weights)} models; name one of them: {names}")
 
 
-def _looks_like_weights(path: Path) -> bool:
-    return path.suffix.lower() in WEIGHT_SUFFIXES or path.name.endswith(INDEX_SUFFIX)
+def _weights_in(folder: Path) -> list[Path]:
+    """Its weight files by name, with an index in place of the shards that it holds together."""
+    files = sorted(folder.iterdir())
+    indices = [p for p in files if p.name.endswith(INDEX_SUFFIX)]
+    weights = [p for p in files if p.suffix.lower() in WEIGHT_SUFFIXES]
+    return indices + [p for p in weights if not (indices and SHARD.fullmatch(p.name))]
 
 
 def _taesd_pair(weights: list[Path]) -> tuple[Path, Path] | None:
@@ -82,7 +81,7 @@ def _config_beside(path: Path) -> Mapping[str, Any]:
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
     config = dict(_read_json(folder / "config.json"))
-    pipeline = _read_json(folder.parent / "model_index.json").get("_class_name")
+    pipeline = _read_json(folder.absolute().parent / "model_index.json").get("_class_name")
     return config | ({"_pipeline": pipeline} if pipeline else {})
 
 
@@ -90,7 +89,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > LARGEST_INDEX:
+        if path.stat().st_size > LARGEST_CONFIG:
             raise FileError(f"{path}: too large for a configuration")
         loaded = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -9,9 +9,9 @@ door, and the one that can tell which global was refused.
 from __future__ import annotations
 
 import io
-import pickletools
 import re
 import threading
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,11 +21,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from vaekit.checkpoints.scan import globals_named
 from vaekit.checkpoints.sources import Container, Source, TensorInfo
 from vaekit.errors import FileError, UnsafeFileError
 
 LARGEST_PICKLE = 64 << 20
-MOST_OPERATIONS = 4_000_000
 PICKLES_OF_A_LEGACY_FILE = 5
 """A magic number, a protocol version, system information, the object, the storages' keys."""
 
@@ -87,11 +87,14 @@ class TorchSource(Source):
         self.path = path
         self.metadata: Mapping[str, str] = {}
         _refuse_unsafe_globals(path)
-        self._state = dict(_find_state_dict(_torch_load(path), path))
+        self._state = _find_state_dict(_torch_load(path), path)
         self.tensors = {name: TensorInfo(_dtype_name(t), tuple(t.shape)) for name, t in self._state.items()}
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
-        return {name: self._state[name].detach() for name in names}
+        wanted = {name: self._state[name].detach() for name in names}
+        for name, tensor in wanted.items():
+            _refuse_unfolded(name, tensor, self.path)
+        return wanted
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -101,95 +104,95 @@ def _dtype_name(tensor: Tensor) -> str:
 def _torch_load(path: Path) -> object:
     """What the file holds. Every failure of the reader on a broken file is one FileError."""
     inert: list[Any] = [(Inert, name) for name in INERT_GLOBALS]
+    # torch maps only what it is given by name, and takes a name that ends so for safetensors
+    mapped = _is_zip(path) and path.suffix != ".safetensors"
     try:
-        with _globals_lock, torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (Exception, RecursionError) as error:  # the reader's own checks, in many kinds
+        with _globals_lock, torch.serialization.safe_globals(inert), path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the reader then refuses anyway
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # the reader's own checks, in many kinds
         text = " ".join(str(error).split())
         if "Unsupported global" in text or "Unsupported class" in text:
-            raise UnsafeFileError(f"{path}: refused, it asks for code: {text[:200]}") from error
+            raise UnsafeFileError(f"{path}: refused, it asks for code: {_short(error)}") from error
+        if "Unsupported operand" in text:
+            raise FileError(f"{path}: pickled in a way that torch does not read safely; save it anew") from error
         raise FileError(f"{path}: not a PyTorch file of tensors, or a broken one ({_short(error)})") from error
 
 
 def _short(error: BaseException) -> str:
-    first = " ".join(str(error).split()).split(". ")[0]
-    return first[:160] or type(error).__name__
+    """The one sentence of torch's page of advice that tells what was wrong."""
+    text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
+    return text.split(". ")[0][:160] or type(error).__name__
 
 
-def _find_state_dict(loaded: object, path: Path) -> Iterator[tuple[str, Tensor]]:
+def _find_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """The named tensors of a saved object: at the top, or one level down under a usual name."""
-    for candidate in (loaded, *(_get(loaded, key) for key in NESTED_UNDER)):
-        named = {k: v for k, v in candidate.items() if isinstance(k, str)} if isinstance(candidate, Mapping) else {}
-        tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    for candidate in (loaded, *(_items(loaded).get(key) for key in NESTED_UNDER)):
+        named = _items(candidate).items()
+        tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
         if tensors:
-            yield from tensors.items()
-            return
+            return tensors
     if isinstance(loaded, Tensor):
         raise FileError(f"{path}: one bare tensor {list(loaded.shape)}, no model")
     raise FileError(f"{path}: holds no named tensors")
 
 
-def _get(loaded: object, key: str) -> object:
-    return loaded.get(key) if isinstance(loaded, Mapping) else None
+def _items(loaded: object) -> dict[object, object]:
+    """A copy as a plain dict: a pickle may give an OrderedDict attributes that hide its methods."""
+    return dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
 
 
-# Looking at a pickle without running it
+def _refuse_unfolded(name: str, tensor: Tensor, path: Path) -> None:
+    """Strides of 0 make any size out of one number, and memory for it is taken on first use."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise FileError(f"{path}: {name[:80]!r} claims {list(tensor.shape)[:8]}, more than the file holds of it")
+
+
+# Looking at its pickles without running them
 
 
 def _refuse_unsafe_globals(path: Path) -> None:
-    for name in _globals_of(path):
-        if name not in INERT_GLOBALS and not ALLOWED_GLOBALS.fullmatch(name):
-            raise UnsafeFileError(f"{path}: refused: this pickle asks to run {name[:200]!r}; nothing was run")
-
-
-def _globals_of(path: Path) -> Iterator[str]:
-    """Every global that the pickles of a PyTorch file name, as "module.name"."""
+    """Refuse a pickle that names other globals than tensors need, or that would hang its reader."""
     try:
-        if zipfile.is_zipfile(path):
-            for pickled in _pickles_of_zip(path):
-                yield from _globals_in(io.BytesIO(pickled))
-        else:
-            with path.open("rb") as file:
-                for _ in range(PICKLES_OF_A_LEGACY_FILE):
-                    yield from _globals_in(file)
-                    if file.tell() == path.stat().st_size:
-                        return
+        for pickled in _pickles_of(path):
+            for name in globals_named(pickled):
+                if name not in INERT_GLOBALS and not ALLOWED_GLOBALS.fullmatch(name):
+                    raise UnsafeFileError(f"{path}: refused: this pickle asks to run {name[:200]!r}; nothing was run")
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FileError(f"{path}: truncated or broken ({_short(error)})") from error
-    except (ValueError, IndexError, UnicodeError, OverflowError, MemoryError) as error:
+    except (ValueError, LookupError, OverflowError, MemoryError) as error:
         raise FileError(f"{path}: neither safetensors nor a PyTorch file, or truncated ({_short(error)})") from error
 
 
-def _pickles_of_zip(path: Path) -> Iterator[bytes]:
+def _pickles_of(path: Path) -> Iterator[BinaryIO]:
+    """Streams that stand at the begin of each pickle which torch.load would read."""
+    if _is_zip(path):
+        yield io.BytesIO(_pickle_of_zip(path))
+        return
+    with path.open("rb") as file:
+        start = io.BytesIO(file.read(LARGEST_PICKLE))
+    for _ in range(PICKLES_OF_A_LEGACY_FILE):
+        yield start
+        if start.tell() == start.getbuffer().nbytes:
+            return
+
+
+def _is_zip(path: Path) -> bool:
+    """As torch.load decides it; zipfile.is_zipfile also takes a pickle with a zip behind it."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _pickle_of_zip(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        inside = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
-        if not inside:
-            raise zipfile.BadZipFile("a zip archive, but not one of PyTorch's")
-        for info in inside:
-            if info.file_size > LARGEST_PICKLE:
-                raise zipfile.BadZipFile("its pickle claims an impossible size")
-            yield archive.read(info)
-
-
-def _globals_in(file: BinaryIO) -> Iterator[str]:
-    strings: list[str] = []  # in the order pushed or fetched: STACK_GLOBAL takes the last two
-    memo: dict[int, str] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if count > MOST_OPERATIONS:
-            raise ValueError("a pickle of impossible length")
-        if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:])
-        elif "UNICODE" in opcode.name or opcode.name == "STRING":
-            strings.append(str(argument))
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = strings[-1] if strings else ""
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and strings:
-            memo[_index(argument)] = strings[-1]
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            strings.append(memo.get(_index(argument), ""))
-
-
-def _index(argument: object) -> int:
-    return argument if isinstance(argument, int) else int(str(argument))
+        records = archive.infolist()
+        if any(info.filename.endswith("constants.pkl") for info in records):
+            raise zipfile.BadZipFile("a TorchScript program, not weights")
+        pickles = [info for info in records if info.filename.lower().endswith("data.pkl")]
+        if len(pickles) != 1:
+            raise zipfile.BadZipFile(f"a zip archive with {len(pickles)} data.pkl; PyTorch's have one")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in records):
+            raise zipfile.BadZipFile("a compressed zip archive; PyTorch's are not")
+        if pickles[0].file_size > LARGEST_PICKLE:
+            raise zipfile.BadZipFile("its pickle claims an impossible size")
+        return archive.read(pickles[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vaekit.checkpoints.architecture import squeeze
 from vaekit.checkpoints.identify import Identity, identify
 from vaekit.checkpoints.locate import Location, locate
-from vaekit.checkpoints.sources import Source, open_source
+from vaekit.checkpoints.sources import FLOATS, Source, open_source
 from vaekit.errors import FileError, NotAVAEError
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 
@@ -30,6 +30,10 @@ def open_vae(location: Location) -> tuple[Source, Identity]:
     """Open one file and tell which VAE it holds; no weight is read yet."""
     source = open_source(location.weights)
     identity = identify(source.tensors, path=location.weights, metadata=source.metadata, config=location.config)
+    for name in identity.names.values():
+        dtype = source.tensors[name].dtype
+        if dtype not in FLOATS:
+            raise FileError(f"{location.weights}: {name} holds {dtype}; floating point numbers are needed")
     return source, identity
 
 
@@ -57,10 +61,6 @@ def _refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
     import torch
 
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise FileError(
-                f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating point numbers"
-            )
         values = tensor if tensor.element_size() > 1 else tensor.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
             raise FileError(f"{path}: {name} holds NaN or infinite values; the file is broken")
@@ -73,12 +73,13 @@ def _join(encoder: Weights, decoder: Weights, encoder_path: Path, decoder_path: 
     if not decoder.identity.config.has_decoder:
         raise NotAVAEError(f"{decoder_path}: has no decoder")
     config = _join_configs(encoder.identity.config, decoder.identity.config, decoder_path)
-    common = tuple(f for f in encoder.identity.families if f in decoder.identity.families)
-    if not common:
+    ours, theirs = encoder.identity.families, decoder.identity.families
+    common = tuple(f for f in ours if f in theirs)
+    if ours and theirs and not common:
         raise NotAVAEError(f"{decoder_path}: belongs to another latent space than {encoder_path.name}")
     halves = {name: t for name, t in encoder.state.items() if not name.startswith(("decoder.", "post_quant_conv."))}
     halves |= {name: t for name, t in decoder.state.items() if not name.startswith(("encoder.", "quant_conv."))}
-    return Weights(replace(encoder.identity, config=config, families=common), halves)
+    return Weights(replace(encoder.identity, config=config, families=common or ours or theirs), halves)
 
 
 def _join_configs(encoder: NetworkConfig, decoder: NetworkConfig, path: Path) -> NetworkConfig:
@@ -87,6 +88,8 @@ def _join_configs(encoder: NetworkConfig, decoder: NetworkConfig, path: Path) ->
             f"{path}: a decoder for {decoder.latent_channels} channels, the encoder gives {encoder.latent_channels}"
         )
     if isinstance(encoder, KLConfig) and isinstance(decoder, KLConfig):
+        if (encoder.norm_groups, encoder.padding_mode) != (decoder.norm_groups, decoder.padding_mode):
+            raise NotAVAEError(f"{path}: a decoder with other norms or padding than the encoder")
         return replace(
             encoder,
             decoder_channels=decoder.decoder_channels,

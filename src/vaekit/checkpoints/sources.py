@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 Container = Literal["safetensors", "torch"]
 INDEX_SUFFIX = ".safetensors.index.json"
-LARGEST_INDEX = 64 << 20
+LARGEST_HEADER = 16 << 20
+"""Bytes; published ones, of checkpoints and indices, stay below one million."""
+
+FLOATS = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
+"""The dtypes that weights come in."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class SafetensorsSource(Source):
     def __init__(self, path: Path):
         from safetensors import safe_open
 
-        self.path = path
+        self.path = regular_file(path)
+        _check_header(path)
         with _one_line(path), safe_open(path, framework="numpy") as file:
             self.metadata = dict(file.metadata() or {})
             slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
@@ -165,17 +170,45 @@ def _looks_like_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and not head.startswith(b"PK")
 
 
+def _check_header(path: Path) -> None:
+    """Refuse what the safetensors library takes: endless headers, and names given twice, of which it picks one."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise FileError(f"{path}: its header claims an impossible length")
+            json.loads(file.read(length), object_pairs_hook=_without_twins)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+    except _TwiceError as error:
+        raise FileError(f"{path}: its header lies: {error} stands in it twice") from None
+    except (ValueError, RecursionError):
+        pass  # the library tells what is wrong with it
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> None:
+    seen = set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            raise _TwiceError(f"{name[:80]!r}")
+        seen.add(name)
+
+
 def _read_index(index: Path) -> dict[str, str]:
     try:
-        if index.stat().st_size > LARGEST_INDEX:
+        if index.stat().st_size > LARGEST_HEADER:
             raise FileError(f"{index}: too large for an index")
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         items = {str(name): str(shard) for name, shard in weight_map.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(f"{index}: not an index of safetensors files ({type(error).__name__})") from error
     for shard in items.values():
-        if Path(shard).name != shard or shard in (".", ".."):
-            raise FileError(f"{index}: names a file outside its folder: {shard!r}")
+        if not shard or Path(shard).name != shard or shard == "..":
+            raise FileError(f"{index}: names a file outside its folder: {shard[:80]!r}")
     return items
 
 
