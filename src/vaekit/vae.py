@@ -176,7 +176,7 @@ class VAE:
         return latents
 
     def _check_family(self, other: Family, any_family: bool) -> None:
-        if other == self.family:
+        if other.same_space(self.family):
             return
         if (other.latent_channels, other.downscale) != (self.family.latent_channels, self.family.downscale):
             raise FamilyError(

@@ -34,8 +34,15 @@ def conv3x3(in_channels: int, out_channels: int, config: KLConfig) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm without its refusal of groups of a single value, which pictures of one cell can have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def norm(channels: int, config: KLConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+    return GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):

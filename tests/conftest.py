@@ -1,0 +1,58 @@
+"""What several rooms' tests need: small VAEs with random weights, and the measuring material where it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vaekit.engine.placement import Placement
+from vaekit.families import Family, family
+from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
+from vaekit.networks.kl import KL
+from vaekit.networks.tiny import Tiny
+from vaekit.vae import VAE
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+SMALL_KL = KLConfig(4, (32, 32, 32, 32), (32, 32, 32, 32), encoder_blocks=1, decoder_blocks=1)
+SMALL_TINY = TinyConfig(4, 8, (1, 1, 1, 1), (1, 1, 1, 1))
+
+
+def random_state(config: NetworkConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Weights as a fresh network has them."""
+    torch.manual_seed(seed)
+    network = KL(config) if isinstance(config, KLConfig) else Tiny(config)
+    return network.state_dict()
+
+
+def small_vae(
+    config: NetworkConfig = SMALL_KL,
+    *,
+    of: str | Family = "sd1",
+    dtype: torch.dtype = torch.float32,
+    state: dict[str, Tensor] | None = None,
+) -> VAE:
+    placement = Placement(torch.device("cpu"), dtype, dtype, "for a test")
+    chosen = family(of) if isinstance(of, str) else of
+    return VAE("small", chosen, config, state or random_state(config), placement)
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """The 12 photographs for measuring, which lie beside the project and not in it."""
+    found = sorted((SHARED / "photos").glob("*.png"))
+    if len(found) != 12:
+        pytest.skip("the 12 photographs for measuring are not beside the project")
+    return found
+
+
+@pytest.fixture(scope="session")
+def taef2() -> Path:
+    """The published FLUX.2 tiny autoencoder, which lies beside the project and not in it."""
+    folder = SHARED / "weights"
+    if not (folder / "taef2_encoder.pth").exists():
+        pytest.skip("the FLUX.2 tiny autoencoder is not beside the project")
+    return folder

@@ -1,0 +1,201 @@
+"""The VAE object: pictures in, latents out, and back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_KL, SMALL_TINY, random_state, small_vae
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import vaekit
+from vaekit import images
+from vaekit.errors import FamilyError, LatentsError, NumericsError, OptionError, PictureError, VaekitError
+from vaekit.families import family
+from vaekit.latents import Latents
+from vaekit.networks.config import KLConfig
+from vaekit.networks.kl import KL
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    rng = np.random.default_rng(width * 1000 + height)
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    return Image.fromarray(rng.integers(0, 256, (height, width, channels), dtype=np.uint8))
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(1, 70), height=st.integers(1, 70), reflect=st.booleans())
+def test_size_in_equals_size_out(width: int, height: int, reflect: bool) -> None:
+    config = KLConfig(4, (32,) * 4, (32,) * 4, 1, 1, padding_mode="reflect" if reflect else "zeros")
+    vae = small_vae(config)
+    latents = vae.encode(noise(width, height))
+    assert latents.tensor.shape == (1, 4, -(-height // 8), -(-width // 8))
+    picture = vae.decode(latents)
+    assert isinstance(picture, Image.Image)
+    assert picture.size == (width, height)
+
+
+def test_every_kind_of_input_gives_the_same_latents(tmp_path: Path) -> None:
+    vae, picture = small_vae(), noise(40, 24)
+    picture.save(tmp_path / "picture.png")
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = vae.encode(picture).tensor
+    same = [tmp_path / "picture.png", str(tmp_path / "picture.png"), array, tensor, tensor[None], tensor / 127.5 - 1]
+    for source in same:
+        assert torch.allclose(vae.encode(source).tensor, expected, atol=1e-5)
+    assert torch.allclose(vae.encode([picture, array]).tensor, expected.expand(2, -1, -1, -1), atol=1e-5)
+
+
+def test_latents_are_the_scaled_mean_of_the_network() -> None:
+    picture = noise(16, 16)
+    network = KL(SMALL_KL)
+    network.load_state_dict(random_state(SMALL_KL))
+    raw = network.moments(images.read(picture).pixels).mean
+    assert torch.allclose(small_vae(of="sdxl").encode(picture).tensor, raw * 0.13025, atol=1e-6)
+
+
+def test_decoding_gives_back_what_each_output_promises() -> None:
+    vae = small_vae()
+    latents = vae.encode([noise(20, 12), noise(20, 12)])
+    tensor, array, pictures = (vae.decode(latents, output=o) for o in ("tensor", "numpy", "pil"))  # type: ignore[call-overload]
+    assert tensor.shape == (2, 3, 12, 20)
+    assert tensor.abs().max() <= 1
+    assert array.shape == (2, 12, 20, 3)
+    assert array.dtype == np.uint8
+    assert [np.asarray(p).tolist() for p in pictures] == array.tolist()
+    assert np.abs((tensor.permute(0, 2, 3, 1).numpy() + 1) * 127.5 - array).max() <= 0.5001
+
+
+def test_a_bare_tensor_is_taken_as_latents_of_this_family() -> None:
+    vae = small_vae()
+    latents = vae.encode(noise(32, 16))
+    assert np.array_equal(np.asarray(vae.decode(latents.tensor)), np.asarray(vae.decode(latents)))
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch() -> None:
+    vae, pictures = small_vae(), [noise(16, 16), noise(16, 16).rotate(90)]
+    together = vae.encode(pictures, sample=True, seed=7).tensor
+    assert torch.allclose(vae.encode(pictures[0], sample=True, seed=7).tensor, together[:1], atol=1e-5)
+    assert torch.allclose(vae.encode(pictures[1], sample=True, seed=8).tensor, together[1:], atol=1e-5)
+    assert not torch.allclose(vae.encode(pictures[0], sample=True, seed=8).tensor, together[:1], atol=1e-2)
+    assert not torch.allclose(vae.encode(pictures[0]).tensor, together[:1], atol=1e-2)
+
+
+def test_a_seed_without_sampling_is_refused() -> None:
+    with pytest.raises(OptionError, match="seed"):
+        small_vae().encode(noise(8, 8), seed=1)
+
+
+def test_sampling_from_a_vae_without_posterior_is_refused() -> None:
+    with pytest.raises(OptionError, match="posterior"):
+        small_vae(SMALL_TINY).encode(noise(8, 8), sample=True)
+
+
+def test_transparency_is_put_aside_and_put_back() -> None:
+    vae, picture = small_vae(), noise(24, 16, "RGBA")
+    decoded = vae.decode(vae.encode(picture))
+    assert isinstance(decoded, Image.Image)
+    assert decoded.mode == "RGBA"
+    assert np.array_equal(np.asarray(decoded)[..., 3], np.asarray(picture)[..., 3])
+    flat = vae.decode(vae.encode(picture, alpha="white"))
+    assert isinstance(flat, Image.Image)
+    assert flat.mode == "RGB"
+
+
+def test_latents_of_another_family_are_refused_with_a_reason() -> None:
+    latents = small_vae(of="sdxl").encode(noise(16, 16))
+    vae = small_vae(of="sd1")
+    with pytest.raises(FamilyError, match=r"sdxl.*sd1.*nonsense"):
+        vae.decode(latents)
+    picture = vae.decode(latents, any_family=True)
+    assert isinstance(picture, Image.Image)
+    assert picture.size == (16, 16)
+
+
+def test_latents_that_cannot_fit_are_refused_even_when_asked_for() -> None:
+    latents = Latents(torch.zeros(1, 16, 2, 2), family("flux1"), (16, 16))
+    with pytest.raises(FamilyError, match="16 channels"):
+        small_vae().decode(latents, any_family=True)
+
+
+def test_latents_with_nan_are_refused() -> None:
+    tensor = torch.zeros(1, 4, 2, 2)
+    tensor[0, 0, 0, 0] = float("nan")
+    with pytest.raises(LatentsError, match="NaN"):
+        small_vae().decode(tensor)
+
+
+@pytest.mark.parametrize("missing", ["encoder", "decoder"])
+def test_half_a_vae_says_which_half_it_has(missing: str) -> None:
+    config = KLConfig(
+        4, () if missing == "encoder" else (32, 32), () if missing == "decoder" else (32, 32), 1, 1, quant_conv=True
+    )
+    vae = small_vae(config, of="sd1")
+    assert f"{'decoder' if missing == 'encoder' else 'encoder'} only" in vae.describe()
+    with pytest.raises(VaekitError, match=f"no {missing}"):
+        vae.encode(noise(8, 8)) if missing == "encoder" else vae.decode(torch.zeros(1, 4, 2, 2))
+
+
+def overflowing_state() -> dict[str, torch.Tensor]:
+    """Weights whose activations pass 65504, the largest float16, and come back: finite in float32."""
+    state = random_state(SMALL_KL)
+    for half in ("encoder", "decoder"):
+        state[f"{half}.conv_in.weight"] *= 1e6
+    return state
+
+
+def test_an_overflow_in_float16_is_repeated_in_float32_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    wide = small_vae(state=overflowing_state())
+    narrow = small_vae(state=overflowing_state(), dtype=torch.float16)
+    expected = wide.decode(torch.ones(1, 4, 2, 2), output="tensor")
+    with caplog.at_level(logging.WARNING, logger="vaekit"):
+        decoded = narrow.decode(torch.ones(1, 4, 2, 2), output="tensor")
+    assert "repeated in float32" in caplog.text
+    assert torch.allclose(decoded, expected, atol=1e-4)
+    caplog.clear()
+    narrow.decode(torch.ones(1, 4, 2, 2))
+    assert "repeated" not in caplog.text  # it has learned
+
+
+def test_nan_that_stays_is_an_error_and_no_black_picture() -> None:
+    state = random_state(SMALL_KL)
+    state["decoder.conv_out.bias"] = state["decoder.conv_out.bias"] * 0 + float("inf")
+    with pytest.raises(NumericsError, match="NaN"):
+        small_vae(state=state).decode(torch.ones(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_stays_close_to_float32(dtype: torch.dtype) -> None:
+    wide, narrow = small_vae(), small_vae(dtype=dtype)
+    latents = wide.encode(noise(32, 32))
+    assert torch.allclose(narrow.encode(noise(32, 32)).tensor, latents.tensor, atol=0.02)
+    difference = narrow.decode(latents, output="tensor") - wide.decode(latents, output="tensor")
+    assert 0 < difference.abs().max() < 0.05
+
+
+def test_pictures_of_several_sizes_are_refused_as_a_batch() -> None:
+    with pytest.raises(PictureError, match="size"):
+        small_vae().encode([noise(8, 8), noise(16, 8)])
+
+
+def test_latents_remember_the_vae_that_made_them() -> None:
+    vae = small_vae()
+    assert vae.encode(noise(8, 8)).vae == vae.fingerprint.vae
+    assert vae.fingerprint.vae != small_vae(state=random_state(SMALL_KL, seed=1)).fingerprint.vae
+
+
+def test_the_flux2_tiny_autoencoder_gives_the_published_quality(photos: list[Path], taef2: Path) -> None:
+    """30.31 dB is what the original code gives on these pictures, in [0, 1] and before rounding to 8 bits."""
+    vae = vaekit.load(taef2)
+    decibels = []
+    for photo in photos:
+        original = images.read(photo).pixels
+        decoded = vae.decode(vae.encode(original), output="tensor")
+        decibels.append(-10 * torch.log10(((decoded - original) / 2).square().mean()).item())
+    assert sum(decibels) / 12 == pytest.approx(30.31, abs=0.02)
