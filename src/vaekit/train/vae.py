@@ -1,62 +1,78 @@
 """Training a KL autoencoder from nothing: the loop, in plain sight.
 
-    python -m vaekit.train.vae recipes/mini.toml --data PICTURES --run RUN
-
 A run lives in its folder: `state.pt` is written every few minutes, and the same
-command goes on from there to the same losses as without the stop. `log.csv`
-grows beside it; at the end the averaged weights are written as a diffusers
-folder. Settings and their meaning: recipes/mini.toml.
+call goes on from there to the same losses as without the stop; `log.csv` grows
+beside it. Settings and their meaning: recipes/mini.toml.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import math
 import time
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 from torch import Tensor, nn
 
-from vaekit.errors import VaekitError
+from vaekit.errors import FileError, NumericsError, OptionError
 from vaekit.networks.config import KLConfig
 from vaekit.networks.kl import KL, ResnetBlock
 from vaekit.train.data import Pictures
 from vaekit.train.muon import Muon
 
 
-@dataclass(frozen=True)
-class Settings:
-    network: dict[str, object]
-    steps: int
-    batch: int
-    crop: int
-    zoom: tuple[float, float] = (1.0, 1.0)
-    lr_muon: float = 1e-2
-    lr_adamw: float = 1e-3
-    warmup: int = 100
-    decay: float = 0.33
-    ema: float = 0.999
+class Phase(BaseModel):
+    """Part of a run. crops: (side in pixels, how many in a batch), one of them drawn for each step. rate: the peak
+    as a share of the full learning rate; it falls linearly over the last `decay` part of the phase."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: PositiveInt
+    crops: tuple[tuple[PositiveInt, PositiveInt], ...]
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    rate: PositiveFloat = 1.0
+    decay: PositiveFloat = 1 / 3
+
+
+class Settings(BaseModel):
+    """A recipe; its numbers are explained in recipes/mini.toml. save_seconds: how often the state is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: KLConfig
+    phases: tuple[Phase, ...]
+    lr_muon: PositiveFloat = 1e-2
+    lr_adamw: PositiveFloat = 1e-3
+    warmup: PositiveInt = 100
+    ema: float = 0.995
     l1: float = 0.1
     kl: float = 1e-3
     colour: float = 1.0
     seed: int = 0
     save_seconds: float = 120.0
-    extra: dict[str, object] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path) -> Settings:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-        return Settings(**values)
+        """A recipe's file. Raises FileError, OptionError."""
+        try:
+            return Settings(**tomllib.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise FileError(f"{path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise OptionError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        except ValueError as error:
+            raise FileError(f"{path}: not valid TOML: {error}") from error
 
 
-def build(network: dict[str, object]) -> KL:
+def build(config: KLConfig) -> KL:
     """A network with each residual block starting as the identity: its second convolution is zero."""
-    model = KL(KLConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}))  # type: ignore[arg-type]
+    model = KL(config)
     for module in model.modules():
         if isinstance(module, ResnetBlock):
             for parameter in module.conv2.parameters():
@@ -96,10 +112,22 @@ class Run:
         self.noise = torch.Generator().manual_seed(settings.seed)
         self.step = 0
 
+    def phase(self) -> tuple[Phase, int] | None:
+        """The phase that the next step belongs to and the steps left in it; None when all are done."""
+        end = 0
+        for phase in self.settings.phases:
+            end += phase.steps
+            if self.step < end:
+                return phase, end - self.step
+        return None
+
     def learning_rate(self) -> float:
-        """Share of the full rate: a short linear rise, a plateau, a linear fall over the last `decay` part."""
-        left = (self.settings.steps - self.step) / (self.settings.decay * self.settings.steps)
-        return min(1.0, (self.step + 1) / self.settings.warmup, max(left, 0.0))
+        """Share of the full rate: a short linear rise, then the phase's plateau and fall."""
+        current = self.phase()
+        if current is None:
+            return 0.0
+        phase, left = current
+        return min(phase.rate * min(1.0, left / (phase.decay * phase.steps)), (self.step + 1) / self.settings.warmup)
 
     def train_step(self, x: Tensor) -> dict[str, float]:
         """One update on the crops x [B, 3, crop, crop]; the losses as numbers."""
@@ -113,7 +141,7 @@ class Run:
         kl = moments.kl().float().mean() / x[0].numel()
         loss = reconstruction + self.settings.kl * kl
         if not torch.isfinite(loss):
-            raise VaekitError(f"the loss is {loss.item()} at step {self.step}; the last saved state is kept")
+            raise NumericsError(f"the loss is {loss.item()} at step {self.step}; the last saved state is kept")
         torch.autograd.backward(loss)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -140,8 +168,6 @@ class Run:
         }
 
     def load_state(self, state: dict[str, object]) -> None:
-        import ast
-
         self.step = int(state["step"])  # type: ignore[call-overload]
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
         self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
@@ -161,16 +187,16 @@ def save(run: Run, folder: Path) -> None:
 def train(settings: Settings, data: Path, folder: Path) -> Run:
     """Run to the last step, from the saved state if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = Pictures(data, settings.crop, settings.zoom)
+    pictures = Pictures(data)
     run = Run(settings)
     if (folder / "state.pt").exists():
         run.load_state(torch.load(folder / "state.pt", weights_only=True))
     saved = time.monotonic()
     with (folder / "log.csv").open("a", newline="") as file:
         log = csv.DictWriter(file, ["step", "seconds", "loss", "kl", "psnr", "rate"])
-        while run.step < settings.steps:
+        while current := run.phase():
             started = time.monotonic()
-            losses = run.train_step(pictures.batch(settings.batch, run.crops))
+            losses = run.train_step(draw_batch(pictures, current[0], run.crops))
             if run.step % 20 == 0:
                 log.writerow({"step": run.step, "seconds": round(time.monotonic() - started, 3), **losses})
                 file.flush()
@@ -179,3 +205,9 @@ def train(settings: Settings, data: Path, folder: Path) -> Run:
                 saved = time.monotonic()
     save(run, folder)
     return run
+
+
+def draw_batch(pictures: Pictures, phase: Phase, rng: np.random.Generator) -> Tensor:
+    """Crops of one of the phase's sizes, [B, 3, side, side] in [-1, 1]."""
+    side, count = phase.crops[rng.integers(len(phase.crops))] if len(phase.crops) > 1 else phase.crops[0]
+    return pictures.batch(count, side, phase.zoom, rng)
