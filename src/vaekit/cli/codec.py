@@ -1,0 +1,247 @@
+"""encode, decode, roundtrip."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit.cli import common
+from vaekit.errors import FamilyError, FileError
+
+if TYPE_CHECKING:
+    from vaekit.latents import Latents
+    from vaekit.vae import VAE
+
+log = logging.getLogger("vaekit")
+
+Sample = Annotated[bool, typer.Option("--sample", help="Draw from the posterior instead of taking its mean.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the draw, with --sample.")]
+
+
+def encode(
+    pictures: common.Pictures,
+    vae: common.Vae = "mini",
+    output: common.Output = None,
+    sample: Sample = False,
+    seed: Seed = None,
+    comfyui: Annotated[bool, typer.Option("--comfyui", help="Write ComfyUI's .latent files.")] = False,
+    unscaled: Annotated[bool, typer.Option("--unscaled", help="Store raw latents, before scaling and shift.")] = False,
+    alpha: common.Alpha = "keep",
+    max_pixels: common.MaxPixels = None,
+    decoder: common.DecoderFile = None,
+    family: common.FamilyName = None,
+    padding: common.Padding = None,
+    device: common.Device = "auto",
+    dtype: common.DtypeName = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Encode pictures to latents.
+
+    NAME.latents.safetensors each, in the working folder unless -o says otherwise.
+
+    Example: vaekit encode photo.jpg --vae vae-ft-mse-840000.safetensors
+    """
+    from vaekit import images
+
+    paths = images.find(pictures)
+    goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
+    report: list[dict[str, Any]] = []
+
+    def work(path: Path) -> None:
+        started = time.perf_counter()
+        latents = coder.encode(path, **options)
+        latents.save(goals[path], format="comfyui" if comfyui else None, scaled=not unscaled, force=force)
+        report.append({"picture": str(path), "latents": str(goals[path])} | _shapes(latents, started))
+
+    code = common.each(paths, "encoding", work)
+    _report(report, as_json, lambda row: f"{row['latents']}  {_text_of(row)}")
+    raise typer.Exit(code)
+
+
+def decode(
+    latents: Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")],
+    vae: common.Vae = "mini",
+    output: common.Output = None,
+    picture_format: Annotated[
+        str, typer.Option("--format", help="png, jpg, webp, avif, tif … where -o leaves it open.")
+    ] = "png",
+    any_family: Annotated[
+        bool, typer.Option("--any-family", help="Decode latents of another family all the same.")
+    ] = False,
+    unscaled: Annotated[
+        bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
+    ] = None,
+    decoder: common.DecoderFile = None,
+    family: common.FamilyName = None,
+    padding: common.Padding = None,
+    device: common.Device = "auto",
+    dtype: common.DtypeName = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Decode latents to pictures.
+
+    vaekit's own files, ComfyUI's .latent, kohya's .npz, bare tensors.
+
+    Example: vaekit decode photo.latents.safetensors --vae mini -o photo.png
+    """
+    paths = latents_files(latents)
+    goals = common.targets(paths, output, "." + picture_format.lstrip("."), force=force)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    report: list[dict[str, Any]] = []
+
+    def work(path: Path) -> None:
+        from vaekit import images
+
+        started = time.perf_counter()
+        loaded = load_latents(path, None if unscaled is None else not unscaled, coder)
+        decoded = coder.decode(loaded, any_family=any_family)
+        pictures = decoded if isinstance(decoded, list) else [decoded]
+        for picture, goal in zip(pictures, _numbered(goals[path], len(pictures)), strict=True):
+            images.write(picture, goal, force=force)
+            report.append({"latents": str(path), "picture": str(goal)} | _shapes(loaded, started))
+
+    code = common.each(paths, "decoding", work)
+    _report(report, as_json, lambda row: f"{row['picture']}  {_text_of(row)}")
+    raise typer.Exit(code)
+
+
+def roundtrip(
+    pictures: common.Pictures,
+    vae: common.Vae = "mini",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the decoded pictures: a file, or a folder for several.")
+    ] = None,
+    sample: Sample = False,
+    seed: Seed = None,
+    alpha: common.Alpha = "keep",
+    max_pixels: common.MaxPixels = None,
+    decoder: common.DecoderFile = None,
+    family: common.FamilyName = None,
+    padding: common.Padding = None,
+    device: common.Device = "auto",
+    dtype: common.DtypeName = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Encode and decode pictures, and measure the loss.
+
+    PSNR in dB, SSIM, mean CIEDE2000, and the time each way.
+
+    Example: vaekit roundtrip photos/ --vae mini -o results/
+    """
+    from vaekit import images
+
+    paths = images.find(pictures)
+    goals = common.targets(paths, output, ".roundtrip.png", force=force) if output else {}
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
+    report: list[dict[str, Any]] = []
+
+    def work(path: Path) -> None:
+        report.append({"picture": str(path)} | _roundtrip(coder, path, goals.get(path), options, force=force))
+
+    code = common.each(paths, "there and back", work)
+    _print_quality(report, as_json)
+    raise typer.Exit(code)
+
+
+def latents_files(patterns: list[str]) -> list[Path]:
+    """The files that patterns name: as for pictures, with the endings of latents in folders."""
+    from vaekit import images
+
+    return images.find(patterns, suffixes=(".safetensors", ".latent", ".npz", ".npy", ".pt", ".pth"))
+
+
+def load_latents(path: Path, scaled: bool | None, coder: VAE) -> Latents:
+    """Latents from a file; those that do not tell their family are taken as the VAE's, and that is told."""
+    from vaekit.latents import Latents
+
+    try:
+        return Latents.load(path, scaled=scaled)
+    except FamilyError:
+        log.info("%s does not tell its family; taken as %s, the VAE's", path, coder.family.name)
+        return Latents.load(path, scaled=scaled, family=coder.family)
+
+
+def _roundtrip(coder: VAE, path: Path, goal: Path | None, options: dict[str, Any], *, force: bool) -> dict[str, Any]:
+    from vaekit import images
+    from vaekit.quality.metrics import measure
+
+    original = images.to_pil(images.read(path, alpha=options["alpha"], **_limit(options)).pixels)[0]
+    started = time.perf_counter()
+    latents = coder.encode(path, **options)
+    encoded = time.perf_counter()
+    decoded = coder.decode(latents)
+    finished = time.perf_counter()
+    if isinstance(decoded, list):
+        raise FileError(f"{path}: more than one picture")
+    if goal is not None:
+        images.write(decoded, goal, force=force)
+    quality = measure(original, decoded.convert("RGB"))
+    times = {"encode_seconds": round(encoded - started, 3), "decode_seconds": round(finished - encoded, 3)}
+    return quality.to_dict() | times | ({"result": str(goal)} if goal else {})
+
+
+def _limit(options: dict[str, Any]) -> dict[str, int]:
+    return {"max_pixels": options["max_pixels"]} if "max_pixels" in options else {}
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    """One path, or for a batch one for each picture: photo-0.png, photo-1.png …"""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(count)]
+
+
+def _shapes(latents: Latents, started: float) -> dict[str, Any]:
+    seconds = round(time.perf_counter() - started, 3)
+    return {
+        "size": list(latents.size),
+        "shape": list(latents.tensor.shape),
+        "family": latents.family.name,
+        "seconds": seconds,
+    }
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    width, height = row["size"]
+    _, channels, h, w = row["shape"]
+    return f"({width}×{height}×3, {w}×{h}×{channels} of {row['family']}, {row['seconds']:.2f} s)"
+
+
+def _report(report: list[dict[str, Any]], as_json: bool, line: Any) -> None:
+    if as_json:
+        common.print_json(report)
+    else:
+        for row in report:
+            typer.echo(line(row))
+
+
+def _print_quality(report: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        common.print_json(report)
+        return
+    keys = ("psnr", "ssim", "ciede2000", "encode_seconds", "decode_seconds")
+    rows = [(Path(row["picture"]).name, *(_cell(row, key) for key in keys)) for row in report]
+    if len(report) > 1:
+        rows.append(("mean", *(_mean(report, key) for key in keys)))
+    if rows:
+        common.print_table(("picture", "PSNR dB", "SSIM", "CIEDE2000", "encode s", "decode s"), rows)
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    if key == "psnr" and row["identical"]:
+        return "∞"
+    return "–" if row[key] is None else f"{row[key]:.3f}"
+
+
+def _mean(report: list[dict[str, Any]], key: str) -> str:
+    """Over the pictures that have the measure; small ones have no SSIM, identical ones no finite PSNR."""
+    values = [row[key] for row in report if row[key] is not None]
+    return f"{sum(values) / len(values):.3f}" if values else "–"

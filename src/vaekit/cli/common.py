@@ -1,0 +1,122 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from vaekit.errors import OptionError, VaekitError
+from vaekit.files import check_target
+
+if TYPE_CHECKING:
+    from vaekit.vae import VAE
+
+T = TypeVar("T")
+
+Vae = Annotated[str, typer.Option("--vae", help="Bundled name, or path of a VAE, a diffusers folder or a checkpoint.")]
+DecoderFile = Annotated[str | None, typer.Option("--decoder", help="Take the decoder from this file (TAESD).")]
+FamilyName = Annotated[str | None, typer.Option("--family", help="Latent space, where the file leaves it open.")]
+Padding = Annotated[str | None, typer.Option("--padding", help="reflect for EQ-VAEs trained so; zeros.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Alpha = Annotated[str, typer.Option("--alpha", help="keep transparency aside, or composite on a colour (white).")]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Refuse larger pictures (default 178956970).")]
+Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, globs or folders.")]
+
+
+def load_vae(
+    source: str, decoder: str | None, family: str | None, padding: str | None, device: str, dtype: str | None
+) -> VAE:
+    """The VAE that the shared options name."""
+    from vaekit.loading import load
+
+    return load(source, decoder=decoder, family=family, padding=padding, device=device, dtype=dtype)  # type: ignore[arg-type]
+
+
+def picture_options(alpha: str, max_pixels: int | None) -> dict[str, Any]:
+    """Keyword arguments for VAE.encode."""
+    if max_pixels is not None and max_pixels < 1:
+        raise OptionError("--max-pixels takes a positive number")
+    return {"alpha": alpha} | ({"max_pixels": max_pixels} if max_pixels is not None else {})
+
+
+def targets(sources: Sequence[Path], output: Path | None, ending: str, *, force: bool) -> dict[Path, Path]:
+    """Where each source's result goes, checked before any work is done.
+
+    No output: beside nothing, in the working folder, under the source's stem
+    with `ending`. A folder (it exists, or several sources): the same in there.
+    Raises OutputError, and OptionError where two results would share a name.
+    """
+    into_folder = output is None or output.is_dir() or len(sources) > 1
+    if output is not None and not into_folder:
+        chosen = {sources[0]: output}
+    else:
+        folder = output or Path()
+        chosen = {source: folder / (stem(source) + ending) for source in sources}
+    twice = [str(path) for path, count in Counter(chosen.values()).items() if count > 1]
+    if twice:
+        raise OptionError(f"two inputs would both become {twice[0]}; run them one by one with -o")
+    for target in chosen.values():
+        check_target(target, force=force)
+    return chosen
+
+
+def stem(path: Path) -> str:
+    """A file's name without its endings: photo of photo.jpg, of photo.latents.safetensors and of photo.latent."""
+    name = path.name
+    for ending in (".latents.safetensors", path.suffix):
+        if ending and name.endswith(ending):
+            return name.removesuffix(ending)
+    return name
+
+
+def each(items: Sequence[T], what: str, work: Callable[[T], None]) -> int:
+    """Do the work for each item, with a progress bar; a bad one is told and the others go on. Gives the exit code.
+
+    A single item's error is left to the caller, so that it is told once.
+    """
+    if len(items) == 1:
+        work(items[0])
+        return 0
+    code = 0
+    for item in track(items, what):
+        try:
+            work(item)
+        except VaekitError as error:
+            print(f"vaekit: {error}", file=sys.stderr)
+            code = max(code, error.exit_code)
+    return code
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, with a progress bar on standard error that goes when it is done."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    yield from rich_track(items, what, console=Console(stderr=True), transient=True)
+
+
+def print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """A table on standard output; the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,84 @@
+"""inspect."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit.cli import common
+from vaekit.errors import VaekitError
+
+if TYPE_CHECKING:
+    from vaekit.checkpoints.inspect import Inspection
+
+
+def inspect(
+    files: Annotated[list[str], typer.Argument(metavar="FILES", help="VAEs, checkpoints, diffusers folders.")],
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Read the VAE's weights too: its hash, and whether they are sound.")
+    ] = False,
+    as_json: common.Json = False,
+) -> None:
+    """Tell which VAE a file holds, from its header.
+
+    Kind, family, layout, dtypes, baked into a checkpoint or alone.
+
+    Example: vaekit inspect model.safetensors vae-ft-mse-840000-ema-pruned.ckpt
+    """
+    report: list[dict[str, Any]] = []
+    code = 0
+    for file in files:
+        try:
+            report += _inspect(_find(file), fingerprint)
+        except VaekitError as error:
+            print(f"vaekit: {error}", file=sys.stderr)
+            code = max(code, error.exit_code)
+    if as_json:
+        common.print_json(report)
+    else:
+        for number, entry in enumerate(report):
+            typer.echo(("\n" if number else "") + _text(entry))
+    raise typer.Exit(code)
+
+
+def _find(name: str) -> Path:
+    from vaekit import assets
+
+    return assets.model_folder(name) if name in assets.bundled_models() else Path(name).expanduser()
+
+
+def _inspect(path: Path, fingerprint: bool) -> list[dict[str, Any]]:
+    from vaekit.checkpoints.inspect import inspect as inspect_file
+
+    found = inspect_file(path)
+    return [entry.to_dict() | (_fingerprint(entry) if fingerprint else {}) for entry in found]
+
+
+def _fingerprint(entry: Inspection) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vaekit.checkpoints.fingerprint import fingerprint
+    from vaekit.checkpoints.read import read
+
+    return {"fingerprint": asdict(fingerprint(read(entry.path).state))}
+
+
+def _text(entry: dict[str, Any]) -> str:
+    config = entry["config"]
+    halves = [half for half in ("encoder", "decoder") if entry[half]]
+    families = " or ".join(entry["families"]) or "unknown"
+    lines = {
+        "file": f"{entry['path']} ({entry['container']}, {entry['size'] / 1e6:.1f} MB)",
+        "VAE": f"{entry['kind']}, {' and '.join(halves)}, {entry['parameters'] / 1e6:.2f} M parameters",
+        "family": f"{families} (by {entry['evidence']})",
+        "latents": f"{config['latent_channels']} channels from the network, 1/{config['downscale']} of the side",
+        "layout": entry["layout"] + (f", under {entry['prefix']}" if entry["prefix"] else ""),
+        "dtypes": ", ".join(f"{dtype} ({count} tensors)" for dtype, count in entry["dtypes"].items()),
+        "baked": f"yes, beside {entry['other_tensors']} other tensors" if entry["baked"] else "no, a VAE alone",
+    }
+    if "fingerprint" in entry:
+        lines["fingerprint"] = entry["fingerprint"]["vae"]
+    return "\n".join(f"{name:<12}{text}" for name, text in lines.items())

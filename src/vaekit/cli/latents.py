@@ -1,0 +1,119 @@
+"""latents show, latents stats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vaekit.cli import common
+from vaekit.cli.codec import latents_files
+from vaekit.errors import OptionError
+
+app = typer.Typer(help="Look at latents: pictures of their channels, statistics.", no_args_is_help=True)
+
+Files = Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")]
+Scaled = Annotated[
+    bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
+]
+
+
+@app.command("show")
+def show(
+    latents: Files,
+    output: common.Output = None,
+    palette: Annotated[str, typer.Option("--palette", help="diverging (blue, white, red) or grey.")] = "diverging",
+    scale: Annotated[
+        str, typer.Option("--scale", help="common range for all channels, or one per channel.")
+    ] = "common",
+    zoom: Annotated[int, typer.Option("--zoom", help="Enlarge each cell to so many pixels, without smoothing.")] = 4,
+    index: Annotated[int, typer.Option("--index", help="Which picture of a batch.")] = 0,
+    each_channel: Annotated[bool, typer.Option("--each", help="One picture per channel instead of one sheet.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Only the linear RGB preview.")] = False,
+    family: common.FamilyName = None,
+    unscaled: Scaled = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Draw every channel, and the linear RGB preview.
+
+    Cells are enlarged without smoothing.
+
+    Example: vaekit latents show photo.latents.safetensors --palette grey --zoom 6 -o channels.png
+    """
+    if each_channel and preview:
+        raise OptionError("--each and --preview ask for different pictures: take one")
+    paths = latents_files(latents)
+    goals = common.targets(paths, output, ".preview.png" if preview else ".channels.png", force=force)
+    report: list[dict[str, Any]] = []
+
+    def work(path: Path) -> None:
+        from vaekit import images
+        from vaekit.latents import Latents, draw
+
+        loaded = Latents.load(path, family=family, scaled=None if unscaled is None else not unscaled)
+        style: dict[str, Any] = {"index": index, "palette": palette, "scale": scale, "zoom": zoom}
+        if preview:
+            pictures = [draw.preview(loaded, index=index, zoom=zoom)]
+        elif each_channel:
+            pictures = draw.channels(loaded, **style)
+        else:
+            pictures = [draw.sheet(loaded, **style)]
+        for picture, goal in zip(pictures, _goals(goals[path], len(pictures), each_channel), strict=True):
+            images.write(picture, goal, force=force)
+            report.append({"latents": str(path), "picture": str(goal), "size": list(picture.size)})
+
+    code = common.each(paths, "drawing", work)
+    if as_json:
+        common.print_json(report)
+    else:
+        for row in report:
+            typer.echo(f"{row['picture']}  ({row['size'][0]}×{row['size'][1]})")
+    raise typer.Exit(code)
+
+
+@app.command("stats")
+def stats(
+    latents: Files,
+    family: common.FamilyName = None,
+    unscaled: Scaled = None,
+    as_json: common.Json = False,
+) -> None:
+    """Tell mean, standard deviation and range per channel.
+
+    Warns when the scale looks wrong for the family.
+
+    Example: vaekit latents stats photo.latents.safetensors --json
+    """
+    paths = latents_files(latents)
+    report: list[dict[str, Any]] = []
+
+    def work(path: Path) -> None:
+        from vaekit.latents import Latents
+        from vaekit.latents.stats import summary
+
+        loaded = Latents.load(path, family=family, scaled=None if unscaled is None else not unscaled)
+        about = {"latents": str(path), "family": loaded.family.name, "shape": list(loaded.tensor.shape)}
+        report.append(about | summary(loaded).to_dict())
+
+    code = common.each(paths, "counting", work)
+    if as_json:
+        common.print_json(report)
+    else:
+        for row in report:
+            _print_stats(row)
+    raise typer.Exit(code)
+
+
+def _goals(path: Path, count: int, each_channel: bool) -> list[Path]:
+    return [path.with_stem(f"{path.stem}-{i}") for i in range(count)] if each_channel else [path]
+
+
+def _print_stats(row: dict[str, Any]) -> None:
+    spreads = [*enumerate(row["channels"]), ("all", row["overall"])]
+    keys = ("mean", "std", "min", "max")
+    cells = [(name, *("–" if spread[k] is None else f"{spread[k]:.4f}" for k in keys)) for name, spread in spreads]
+    common.print_table(("channel", *keys), cells, title=f"{row['latents']} ({row['family']}, {row['shape']})")
+    for warning in row["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
