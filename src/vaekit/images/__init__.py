@@ -1,0 +1,28 @@
+"""Pictures <-> tensors in [-1, 1]: files of every kind people have, PIL pictures, arrays, tensors.
+
+The one place that knows about orientation, transparency, colour profiles, bit
+depth, padding and cropping. Files are hostile: their content is believed, never
+their name, and nothing but Pictures or a PictureError comes out of reading one.
+"""
+
+from vaekit.images.finding import find
+from vaekit.images.formats import SUFFIXES
+from vaekit.images.opening import DEFAULT_MAX_PIXELS
+from vaekit.images.pictures import Pictures
+from vaekit.images.reading import PictureSource, read
+from vaekit.images.sizes import crop, pad
+from vaekit.images.writing import check_format, to_pil, write
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "SUFFIXES",
+    "PictureSource",
+    "Pictures",
+    "check_format",
+    "crop",
+    "find",
+    "pad",
+    "read",
+    "to_pil",
+    "write",
+]
