@@ -42,10 +42,15 @@ def one_line(text: str) -> str:
     return lines[0]
 
 
+def size_of(name: str) -> tuple[int, int]:
+    with Image.open(name) as picture:
+        return picture.size
+
+
 def test_encode_then_decode_gives_a_picture_of_the_same_size(vae: str, photo: Path) -> None:
     assert main(["encode", "photo.png", "--vae", vae]) == 0
     assert main(["decode", "photo.latents.safetensors", "--vae", vae, "-o", "back.png"]) == 0
-    assert Image.open("back.png").size == (36, 20)
+    assert size_of("back.png") == (36, 20)
 
 
 def test_encode_reports_as_json(vae: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,8 +181,8 @@ def test_latents_show_draws_a_sheet_channels_or_a_preview(vae: str, photo: Path)
         )
         == 0
     )
-    assert [Image.open(f"c-{i}.png").size for i in range(4)] == [(15, 9)] * 4
-    assert Image.open("photo.channels.png").width > 30
+    assert [size_of(f"c-{i}.png") for i in range(4)] == [(15, 9)] * 4
+    assert size_of("photo.channels.png")[0] > 30
 
 
 def test_latents_stats_warns_when_the_scale_is_wrong(vae: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,6 +258,12 @@ def test_bad_input_gives_one_line_and_code_2(
     assert one_line(printed.err).startswith("vaekit: ")
     assert printed.out in ("", "[]\n")
     assert {path: path.stat().st_mtime_ns for path in photo.parent.rglob("*")} == before
+
+
+def test_a_format_nobody_writes_is_refused_before_the_work(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photo.latents.safetensors").touch()
+    assert main(["decode", "photo.latents.safetensors", "--format", "xyz", "--vae", "no-such.safetensors"]) == 2
+    assert ".xyz" in one_line(capsys.readouterr().err)
 
 
 def test_ctrl_c_leaves_no_half_file(

@@ -93,7 +93,7 @@ def decode(
     Example: vaekit decode photo.latents.safetensors --vae mini -o photo.png
     """
     paths = latents_files(latents)
-    goals = common.targets(paths, output, "." + picture_format.lstrip("."), force=force)
+    goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
     coder = common.load_vae(vae, decoder, family, padding, device, dtype)
     report: list[dict[str, Any]] = []
 
@@ -140,7 +140,7 @@ def roundtrip(
     from vaekit import images
 
     paths = images.find(pictures)
-    goals = common.targets(paths, output, ".roundtrip.png", force=force) if output else {}
+    goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
     coder = common.load_vae(vae, decoder, family, padding, device, dtype)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []

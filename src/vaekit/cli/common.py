@@ -70,6 +70,16 @@ def targets(sources: Sequence[Path], output: Path | None, ending: str, *, force:
     return chosen
 
 
+def picture_targets(sources: Sequence[Path], output: Path | None, ending: str, *, force: bool) -> dict[Path, Path]:
+    """`targets` for results that are pictures: a format that nobody writes is refused now and not after the work."""
+    from vaekit import images
+
+    chosen = targets(sources, output, ending, force=force)
+    for target in chosen.values():
+        images.check_format(target)
+    return chosen
+
+
 def stem(path: Path) -> str:
     """A file's name without its endings: photo of photo.jpg, of photo.latents.safetensors and of photo.latent."""
     name = path.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +29,7 @@ def demo(
     from vaekit.demo import run
 
     started = time.perf_counter()
-    result = run(output, force=force, progress=lambda line: print(f"vaekit: {line}", file=sys.stderr))
+    result = run(output, force=force, progress=logging.getLogger("vaekit").info)
     if as_json:
         common.print_json(result.to_dict())
         return
@@ -39,9 +39,7 @@ def demo(
 
 def _print_result(result: DemoResult) -> None:
     for journey in result.journeys:
-        (width, height), (_, channels, h, w) = journey.latents.size, journey.latents.tensor.shape
-        fewer = width * height * 3 / (w * h * channels)
-        typer.echo(f"{width}×{height}×3 → {w}×{h}×{channels}: {fewer:.0f} times fewer numbers")
+        typer.echo(str(journey.shrinkage))
     rows = [(back.name, back.quality, f"{back.seconds:.2f}") for j in result.journeys for back in j.reconstructions]
     rows.append(("shrunk and enlarged, no VAE", result.baseline, ""))
     cells = [(name, f"{q.psnr:.2f}", f"{q.ssim or 0.0:.3f}", f"{q.ciede2000:.2f}", s) for name, q, s in rows]

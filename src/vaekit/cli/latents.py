@@ -45,7 +45,7 @@ def show(
     if each_channel and preview:
         raise OptionError("--each and --preview ask for different pictures: take one")
     paths = latents_files(latents)
-    goals = common.targets(paths, output, ".preview.png" if preview else ".channels.png", force=force)
+    goals = common.picture_targets(paths, output, ".preview.png" if preview else ".channels.png", force=force)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vaekit.errors import VaekitError
-from vaekit.train.data import Pictures
+from vaekit.train.data import Crops
 from vaekit.train.export import latent_statistics, write_folder
 from vaekit.train.vae import Settings, train
 
@@ -32,7 +32,7 @@ def main() -> None:
     settings = Settings.read(given.recipe)
     model = train(settings, given.data, given.run).average.half().float()
     rng = np.random.default_rng(settings.seed)
-    pictures = Pictures(given.data)
+    pictures = Crops(given.data)
     crops = [pictures.batch(8, MEASURED_SIDE, (1.0, 1.0), rng) for _ in range(MEASURED_CROPS // 8)]
     scaling, factors, bias = latent_statistics(model, crops)
     write_folder(model, scaling, given.out)

@@ -10,19 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vaekit import images
 from vaekit.errors import PictureError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
-
-class Pictures:
+class Crops:
     """A folder of pictures, decoded once; crops are drawn by a generator that can be resumed."""
 
     def __init__(self, folder: Path):
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES)
         if not paths:
             raise PictureError(f"{folder}: no pictures here to train on")
-        self.pictures = [_open(path) for path in paths]
+        self.pictures = [images.to_pil(images.read(path, alpha="white").pixels)[0] for path in paths]
 
     def batch(self, count: int, side: int, zoom: tuple[float, float], rng: np.random.Generator) -> Tensor:
         """Random crops [count, 3, side, side] in [-1, 1], enlarged by any factor in `zoom`, flipped half the time."""
@@ -42,11 +41,3 @@ def _crop(
     box = (left, top, left + taken, top + taken)
     pixels = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box=box))
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except OSError as error:
-        raise PictureError(f"{path}: not a picture that can be read") from error

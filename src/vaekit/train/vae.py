@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vaekit.errors import FileError, NumericsError, OptionError
 from vaekit.networks.config import KLConfig
 from vaekit.networks.kl import KL, ResnetBlock
-from vaekit.train.data import Pictures
+from vaekit.train.data import Crops
 from vaekit.train.muon import Muon
 
 
@@ -108,7 +108,7 @@ class Run:
             torch.optim.AdamW(others, lr=settings.lr_adamw, betas=(0.9, 0.99), weight_decay=0.0),
         )
         self.base_lr = (settings.lr_muon, settings.lr_adamw)
-        self.crops = np.random.default_rng(settings.seed)
+        self.rng = np.random.default_rng(settings.seed)
         self.noise = torch.Generator().manual_seed(settings.seed)
         self.step = 0
 
@@ -164,7 +164,7 @@ class Run:
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "noise": self.noise.get_state(),
-            "crops": repr(self.crops.bit_generator.state),
+            "rng": repr(self.rng.bit_generator.state),
         }
 
     def load_state(self, state: dict[str, object]) -> None:
@@ -174,7 +174,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):  # type: ignore[call-overload]
             optimizer.load_state_dict(saved)
         self.noise.set_state(state["noise"])  # type: ignore[arg-type]
-        self.crops.bit_generator.state = ast.literal_eval(str(state["crops"]))
+        self.rng.bit_generator.state = ast.literal_eval(str(state["rng"]))
 
 
 def save(run: Run, folder: Path) -> None:
@@ -187,7 +187,7 @@ def save(run: Run, folder: Path) -> None:
 def train(settings: Settings, data: Path, folder: Path) -> Run:
     """Run to the last step, from the saved state if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = Pictures(data)
+    crops = Crops(data)
     run = Run(settings)
     if (folder / "state.pt").exists():
         run.load_state(torch.load(folder / "state.pt", weights_only=True))
@@ -196,7 +196,7 @@ def train(settings: Settings, data: Path, folder: Path) -> Run:
         log = csv.DictWriter(file, ["step", "seconds", "loss", "kl", "psnr", "rate"])
         while current := run.phase():
             started = time.monotonic()
-            losses = run.train_step(draw_batch(pictures, current[0], run.crops))
+            losses = run.train_step(draw_batch(crops, current[0], run.rng))
             if run.step % 20 == 0:
                 log.writerow({"step": run.step, "seconds": round(time.monotonic() - started, 3), **losses})
                 file.flush()
@@ -207,7 +207,7 @@ def train(settings: Settings, data: Path, folder: Path) -> Run:
     return run
 
 
-def draw_batch(pictures: Pictures, phase: Phase, rng: np.random.Generator) -> Tensor:
+def draw_batch(crops: Crops, phase: Phase, rng: np.random.Generator) -> Tensor:
     """Crops of one of the phase's sizes, [B, 3, side, side] in [-1, 1]."""
     side, count = phase.crops[rng.integers(len(phase.crops))] if len(phase.crops) > 1 else phase.crops[0]
-    return pictures.batch(count, side, phase.zoom, rng)
+    return crops.batch(count, side, phase.zoom, rng)
