@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-import vaekit
 from vaekit.cli import codec, demo, inspect, latents
+from vaekit.version import version as running_version
 
 app = typer.Typer(
     name="vaekit",
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"vaekit {vaekit.__version__}")
+        typer.echo(f"vaekit {running_version()}")
         raise typer.Exit
 
 
