@@ -703,3 +703,16 @@ def test_any_bytes_give_latents_or_one_clear_line(tmp_path: Path, start: bytes, 
 def test_the_seeds_of_the_fuzzer_are_sound(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").write_bytes(_bytes_of(SEEDS[kind], tmp_path))
     assert read(tmp_path / "a", family="sd3" if kind == "own raw" else "sd1").tensor.numel()
+
+
+class _Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_hostile_pickle_is_refused_by_name_whatever_its_protocol(protocol: int, tmp_path: Path) -> None:
+    torch.save({"latents": _Hostile()}, tmp_path / "latents.pt", pickle_protocol=protocol)
+    with pytest.raises(UnsafeFileError, match=r"builtins\.exec|__builtin__\.exec") as refusal:
+        Latents.load(tmp_path / "latents.pt")
+    assert str(refusal.value).count("latents.pt") == 1

@@ -86,8 +86,7 @@ class TorchSource(Source):
     def __init__(self, path: Path):
         self.path = path
         self.metadata: Mapping[str, str] = {}
-        _refuse_unsafe_globals(path)
-        self._state = _find_state_dict(_torch_load(path), path)
+        self._state = _find_state_dict(load_safely(path), path)
         self.tensors = {name: TensorInfo(_dtype_name(t), tuple(t.shape)) for name, t in self._state.items()}
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -95,6 +94,12 @@ class TorchSource(Source):
         for name, tensor in wanted.items():
             _refuse_unfolded(name, tensor, self.path)
         return wanted
+
+
+def load_safely(path: Path) -> object:
+    """What torch.save wrote, past both locks; tensors on the CPU. Raises FileError and UnsafeFileError."""
+    _refuse_unsafe_globals(path)
+    return _torch_load(path)
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -66,7 +66,7 @@ def encode(
 
 
 def decode(
-    latents: Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")],
+    latents: common.Latents,
     vae: common.Vae = "mini",
     output: common.Output = None,
     picture_format: Annotated[
@@ -75,9 +75,7 @@ def decode(
     any_family: Annotated[
         bool, typer.Option("--any-family", help="Decode latents of another family all the same.")
     ] = False,
-    unscaled: Annotated[
-        bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
-    ] = None,
+    unscaled: common.Scaled = None,
     decoder: common.DecoderFile = None,
     family: common.FamilyName = None,
     padding: common.Padding = None,
@@ -92,7 +90,7 @@ def decode(
 
     Example: vaekit decode photo.latents.safetensors --vae mini -o photo.png
     """
-    paths = latents_files(latents)
+    paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
     coder = common.load_vae(vae, decoder, family, padding, device, dtype)
     report: list[dict[str, Any]] = []
@@ -104,7 +102,7 @@ def decode(
         loaded = load_latents(path, None if unscaled is None else not unscaled, coder)
         decoded = coder.decode(loaded, any_family=any_family)
         pictures = decoded if isinstance(decoded, list) else [decoded]
-        for picture, goal in zip(pictures, _numbered(goals[path], len(pictures)), strict=True):
+        for picture, goal in zip(pictures, common.numbered(goals[path], len(pictures)), strict=True):
             images.write(picture, goal, force=force)
             report.append({"latents": str(path), "picture": str(goal)} | _shapes(loaded, started))
 
@@ -153,13 +151,6 @@ def roundtrip(
     raise typer.Exit(code)
 
 
-def latents_files(patterns: list[str]) -> list[Path]:
-    """The files that patterns name: as for pictures, with the endings of latents in folders."""
-    from vaekit import images
-
-    return images.find(patterns, suffixes=(".safetensors", ".latent", ".npz", ".npy", ".pt", ".pth"))
-
-
 def load_latents(path: Path, scaled: bool | None, coder: VAE) -> Latents:
     """Latents from a file; those that do not tell their family are taken as the VAE's, and that is told."""
     from vaekit.latents import Latents
@@ -192,11 +183,6 @@ def _roundtrip(coder: VAE, path: Path, goal: Path | None, options: dict[str, Any
 
 def _limit(options: dict[str, Any]) -> dict[str, int]:
     return {"max_pixels": options["max_pixels"]} if "max_pixels" in options else {}
-
-
-def _numbered(path: Path, count: int) -> list[Path]:
-    """One path, or for a batch one for each picture: photo-0.png, photo-1.png …"""
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(count)]
 
 
 def _shapes(latents: Latents, started: float) -> dict[str, Any]:

@@ -30,6 +30,10 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Alpha = Annotated[str, typer.Option("--alpha", help="keep transparency aside, or composite on a colour (white).")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Refuse larger pictures (default 178956970).")]
+Latents = Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")]
+Scaled = Annotated[
+    bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
+]
 Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, globs or folders.")]
 
 
@@ -78,6 +82,18 @@ def picture_targets(sources: Sequence[Path], output: Path | None, ending: str, *
     for target in chosen.values():
         images.check_format(target)
     return chosen
+
+
+def latents_files(patterns: list[str]) -> list[Path]:
+    """The files that patterns name: as for pictures, with the endings of latents in folders."""
+    from vaekit import images
+
+    return images.find(patterns, suffixes=(".safetensors", ".latent", ".npz", ".npy", ".pt", ".pth"))
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """One path, or one for each of several: photo-0.png, photo-1.png …"""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(count)]
 
 
 def stem(path: Path) -> str:

@@ -8,20 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from vaekit.cli import common
-from vaekit.cli.codec import latents_files
 from vaekit.errors import OptionError
 
 app = typer.Typer(help="Look at latents: pictures of their channels, statistics.", no_args_is_help=True)
 
-Files = Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")]
-Scaled = Annotated[
-    bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
-]
-
 
 @app.command("show")
 def show(
-    latents: Files,
+    latents: common.Latents,
     output: common.Output = None,
     palette: Annotated[str, typer.Option("--palette", help="diverging (blue, white, red) or grey.")] = "diverging",
     scale: Annotated[
@@ -32,7 +26,7 @@ def show(
     each_channel: Annotated[bool, typer.Option("--each", help="One picture per channel instead of one sheet.")] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Only the linear RGB preview.")] = False,
     family: common.FamilyName = None,
-    unscaled: Scaled = None,
+    unscaled: common.Scaled = None,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -44,7 +38,7 @@ def show(
     """
     if each_channel and preview:
         raise OptionError("--each and --preview ask for different pictures: take one")
-    paths = latents_files(latents)
+    paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, ".preview.png" if preview else ".channels.png", force=force)
     report: list[dict[str, Any]] = []
 
@@ -60,7 +54,7 @@ def show(
             pictures = draw.channels(loaded, **style)
         else:
             pictures = [draw.sheet(loaded, **style)]
-        for picture, goal in zip(pictures, _goals(goals[path], len(pictures), each_channel), strict=True):
+        for picture, goal in zip(pictures, common.numbered(goals[path], len(pictures)), strict=True):
             images.write(picture, goal, force=force)
             report.append({"latents": str(path), "picture": str(goal), "size": list(picture.size)})
 
@@ -75,9 +69,9 @@ def show(
 
 @app.command("stats")
 def stats(
-    latents: Files,
+    latents: common.Latents,
     family: common.FamilyName = None,
-    unscaled: Scaled = None,
+    unscaled: common.Scaled = None,
     as_json: common.Json = False,
 ) -> None:
     """Tell mean, standard deviation and range per channel.
@@ -86,7 +80,7 @@ def stats(
 
     Example: vaekit latents stats photo.latents.safetensors --json
     """
-    paths = latents_files(latents)
+    paths = common.latents_files(latents)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
@@ -104,10 +98,6 @@ def stats(
         for row in report:
             _print_stats(row)
     raise typer.Exit(code)
-
-
-def _goals(path: Path, count: int, each_channel: bool) -> list[Path]:
-    return [path.with_stem(f"{path.stem}-{i}") for i in range(count)] if each_channel else [path]
 
 
 def _print_stats(row: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.checkpoints.pickles import load_safely
 from vaekit.checkpoints.sources import SafetensorsSource, TensorInfo, regular_file
-from vaekit.errors import LatentsError, UnsafeFileError
+from vaekit.errors import LatentsError
 
 LARGEST = 1 << 30
 """Bytes that an archive may unpack to; a batch of sixteen 1024² pictures in FLUX.2 takes 32 MiB."""
@@ -136,13 +137,7 @@ def _read_npy(stream: IO[bytes]) -> Tensor:
 
 
 def _open_torch(path: Path) -> Container:
-    # Opened here, as torch would read a path that ends in .safetensors as safetensors.
-    with path.open("rb") as file:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        if unsafe:
-            raise UnsafeFileError(f"refused: this pickle asks to run {sorted(unsafe)[0][:200]!r}; nothing was run")
-        file.seek(0)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    loaded = load_safely(path)
     if not isinstance(loaded, Tensor):
         names = list(loaded) if isinstance(loaded, Mapping) else []
         raise not_latents([str(name) for name in names])

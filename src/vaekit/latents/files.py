@@ -185,8 +185,10 @@ def _one_line(path: Path) -> Iterator[None]:
     """Whatever goes wrong becomes one line that names the file."""
     try:
         yield
-    except (LatentsError, FamilyError, UnsafeFileError) as error:
+    except (LatentsError, FamilyError) as error:
         raise type(error)(f"{path}: {error}") from error
+    except UnsafeFileError:  # names the file already
+        raise
     except FileError as error:  # names the file already
         raise LatentsError(str(error)) from error
     except VaekitError:
