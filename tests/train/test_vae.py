@@ -1,131 +1,169 @@
-"""Training: small, but the real loop."""
+"""Training a VAE: what it starts from, what stays, what the faults look like."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import SMALL_KL
-from PIL import Image
+from conftest import SMALL_TINY, small_vae
+from pydantic import ValidationError
+from train.conftest import CPU, PHASES, SMALL, recipe
 
 import vaekit
-from vaekit.errors import NumericsError, OptionError, PictureError
+import vaekit.networks.tiny
+from vaekit.errors import OptionError
+from vaekit.networks.config import KLConfig
+from vaekit.networks.kl import KL
 from vaekit.train import vae as training
-from vaekit.train.export import latent_statistics, write_folder
-from vaekit.train.muon import orthogonalise
-from vaekit.train.vae import Phase, Run, Settings, reconstruction_loss, train
-
-PHASES = (
-    Phase(steps=4, crops=((32, 2),), zoom=(0.8, 1.5)),
-    Phase(steps=2, crops=((24, 2), (40, 1)), rate=0.5, decay=1.0),
-)
-SETTINGS = Settings(network=SMALL_KL, phases=PHASES, warmup=2, save_seconds=0.0)
+from vaekit.train.export import measure_family, write_folder
+from vaekit.train.faults import pale, spots
+from vaekit.train.regroup import regroup
+from vaekit.train.vae import VaeRecipe, VaeRun, build_from
+from vaekit.train.vaes import read_recipe, train_vae
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    (tmp_path / "data").mkdir()
-    for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(tmp_path / "data" / f"{i}.png")
-    return tmp_path / "data"
+def start(tmp_path: Path) -> Path:
+    """A small VAE in a folder, its latents' spread measured."""
+    torch.manual_seed(3)
+    model = KL(SMALL).half().float()
+    crops = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1]
+    write_folder(model, measure_family(model, crops, "start"), tmp_path / "start")
+    return tmp_path / "start"
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(SETTINGS, pictures, tmp_path / "whole")
-    step = Run.train_step
-
-    def stopped(self: Run, x: torch.Tensor) -> dict[str, float]:
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return step(self, x)
-
-    monkeypatch.setattr(Run, "train_step", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(SETTINGS, pictures, tmp_path / "parts")
-    monkeypatch.setattr(Run, "train_step", step)
-    parts = train(SETTINGS, pictures, tmp_path / "parts")
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(parts.model.state_dict()[name], value), name
-        assert torch.equal(parts.average.state_dict()[name], whole.average.state_dict()[name]), name
+def test_a_decoder_trained_alone_leaves_the_encoder_and_the_family(pictures: Path, start: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "recipe.toml"
+    settings.write_text(
+        f'start = "{start}"\ntrain = "decoder"\nsmallest = 16\nwarmup = 1\nema = 0.5\n[losses]\nperceptual = 0.1\n'
+        "[[phases]]\nsteps = 3\ncrops = [[32, 2]]\n"
+    )
+    measured = train_vae(settings, [(pictures, 1.0)], tmp_path / "run", tmp_path / "out", device="cpu")
+    assert set(measured) == {"psnr", "ssim", "ciede2000"}
+    before, after = vaekit.load(start, family=None), vaekit.load(tmp_path / "out")
+    assert after.family.scaling_factor == before.family.scaling_factor
+    assert after.fingerprint.encoder == before.fingerprint.encoder
+    assert after.fingerprint.decoder != before.fingerprint.decoder
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 0
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
-def test_training_learns(pictures: Path, tmp_path: Path) -> None:
-    run = Run(SETTINGS.model_copy(update={"phases": (Phase(steps=40, crops=((32, 2),)),)}))
-    x = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32) * 2 - 1
-    losses = [run.train_step(x)["loss"] for _ in range(40)]
-    assert losses[-1] < losses[0] / 3
+def test_turned_latents_are_others_and_give_the_same_pictures(start: Path) -> None:
+    torch.manual_seed(0)
+    old, new = (
+        build_from(recipe(start=str(start), network=None)),
+        build_from(recipe(start=str(start), network=None, turn=2.0, seed=5)),
+    )
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before, after = old.moments(x), new.moments(x)
+        assert torch.allclose(new.decode(after.mean), old.decode(before.mean), atol=1e-3)
+    assert after.mean.square().sum().item() == pytest.approx(4 * before.mean.square().sum().item(), rel=1e-3)
+    assert not torch.allclose(after.mean, 2 * before.mean, atol=0.05)
 
 
-def test_the_rate_rises_stays_and_falls_in_each_phase() -> None:
-    run = Run(SETTINGS)
-    rates = []
-    for run.step in range(7):
-        rates.append(run.learning_rate())
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+def test_wider_latents_begin_with_the_old_ones_and_the_same_pictures(start: Path) -> None:
+    old, new = (
+        build_from(recipe(start=str(start), network=None)),
+        build_from(recipe(start=str(start), network=None, channels=7)),
+    )
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before, after = old.moments(x), new.moments(x)
+        assert after.mean.shape[1] == 7
+        assert torch.allclose(after.mean[:, :4], before.mean, atol=1e-4)
+        assert torch.allclose(after.logvar[:, :4], before.logvar, atol=1e-4)
+        assert after.mean[:, 4:].std() > 0
+        assert torch.allclose(new.decode(after.mean), old.decode(before.mean), atol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    with pytest.raises(NumericsError, match="step 0"):
-        Run(SETTINGS).train_step(torch.full((2, 3, 32, 32), float("nan")))
+def test_a_start_that_does_not_fit_is_refused(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="fewer channels"):
+        build_from(recipe(start=str(start), network=None, channels=2))
+    tiny = vaekit.networks.tiny.Tiny(SMALL_TINY)
+    write_folder(tiny, small_vae().family, tmp_path / "tiny")
+    with pytest.raises(OptionError, match="KL networks"):
+        build_from(recipe(start=str(tmp_path / "tiny"), network=None))
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    with pytest.raises(PictureError, match="no pictures"):
-        train(SETTINGS, tmp_path / "data", tmp_path / "run")
-
-
-def test_a_recipe_with_a_mistake_names_it(tmp_path: Path) -> None:
-    (tmp_path / "bad.toml").write_text("phases = []\nlearning = 3\n[network]\nlatent_channels = 4\n")
-    with pytest.raises(OptionError, match="learning"):
-        Settings.read(tmp_path / "bad.toml")
+def test_recipes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValidationError, match="either"):
+        VaeRecipe(phases=PHASES)
+    with pytest.raises(ValidationError, match="say start"):
+        VaeRecipe(phases=PHASES, network=SMALL, train="decoder")
 
 
 def test_every_recipe_reads_and_its_network_builds() -> None:
-    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-    assert recipes
-    for recipe in recipes:
-        assert training.build(Settings.read(recipe).network).config.latent_channels > 0
+    folder = Path(__file__).parents[2] / "recipes"
+    kinds = {"vae": 0, "tiny": 0}
+    for path in sorted(folder.glob("mini*.toml")):
+        if path.stem == "mini-sd":
+            continue
+        settings = read_recipe(path)
+        kinds[settings.kind] += 1
+        if isinstance(settings, VaeRecipe) and settings.start is None:
+            assert training.build_from(settings).config.latent_channels > 0
+    assert min(kinds.values()) > 0
 
 
-def test_an_error_of_colour_costs_more_than_one_of_grey() -> None:
-    x = torch.zeros(1, 3, 4, 4)
-    grey = x + 0.1
-    colour = x + torch.tensor([0.1, -0.1, 0.1]).view(1, 3, 1, 1)
-    assert reconstruction_loss(colour, x, 0.1, 1.0) > reconstruction_loss(grey, x, 0.1, 1.0)
-    assert torch.allclose(reconstruction_loss(colour, x, 0.1, 0.0), reconstruction_loss(grey, x, 0.1, 0.0))
+def test_an_adversary_learns_to_tell_and_the_decoder_gets_its_gradient() -> None:
+    run = VaeRun(recipe(losses={"adversarial": 0.5}), CPU)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before = [p.clone() for p in run.adversary.parameters()]
+    caught = [run.train_step(x)["adversary"] for _ in range(12)]
+    assert caught[-1] < caught[0]
+    assert all(not torch.equal(a, b) for a, b in zip(before, run.adversary.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("shape", [(8, 30), (30, 8)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
-    assert values.min() > 0.5
-    assert values.max() < 1.5
-
-
-def test_what_is_written_loads_and_its_latents_have_unit_spread(tmp_path: Path) -> None:
-    model = training.build(SMALL_KL)
-    crops = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1]
-    model = model.half().float()
-    scaling, factors, bias = latent_statistics(model, crops)
-    assert (factors.shape, bias.shape) == ((4, 3), (3,))
-    write_folder(model, scaling, tmp_path / "vae")
-    vae = vaekit.load(tmp_path / "vae")
-    assert vae.encode(crops[0]).tensor.std().item() == pytest.approx(1, abs=0.01)
+def test_what_is_written_loads_and_its_latents_have_unit_spread(start: Path) -> None:
+    vae = vaekit.load(start)
+    crops = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert vae.encode(crops).tensor.std().item() == pytest.approx(1, abs=0.01)
+    assert "scaling_factor" in (start / "family.toml").read_text()
 
 
 def test_what_is_written_is_what_diffusers_reads(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
-    model = training.build(SMALL_KL).half().float()
-    write_folder(model, 0.5, tmp_path / "vae")
-    theirs = AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False).eval()
+    model = KL(SMALL).half().float()
+    write_folder(model, small_vae().family.model_copy(update={"scaling_factor": 0.5}), tmp_path / "vae")
+    theirs, told = AutoencoderKL.from_pretrained(tmp_path / "vae", output_loading_info=True)
+    assert not any(told.values())
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        assert torch.allclose(theirs.encode(x).latent_dist.mean, model.moments(x).mean, atol=1e-5)
+        z = model.moments(x).mean
+        assert torch.allclose(theirs.encode(x).latent_dist.mean, z, atol=1e-5)
+        assert torch.allclose(theirs.decode(z).sample, model.decode(z), atol=1e-5)
     assert theirs.config.scaling_factor == 0.5
+
+
+def test_a_pale_picture_has_less_contrast_and_less_colour() -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    washed = pale(x)
+    assert washed.std() < 0.8 * x.std()
+    spread = lambda t: (t - t.mean(dim=1, keepdim=True)).abs().mean()  # noqa: E731
+    assert spread(washed) < 0.5 * spread(x)
+
+
+def test_spots_are_purple_and_only_where_latents_are_extreme() -> None:
+    raw = torch.zeros(1, 4, 16, 16)
+    raw[0, 2, 3, 4] = 9.0
+    x = torch.zeros(1, 3, 128, 128)
+    spotted = spots(x, raw)
+    red, green, blue = spotted[0, :, 3 * 8 + 4, 4 * 8 + 4]
+    assert green < red < blue
+    assert spotted[..., 64:, 64:].abs().max() < 1e-2
+
+
+def test_regrouped_norms_keep_what_the_network_does_and_let_the_mean_through() -> None:
+    torch.manual_seed(0)
+    config = KLConfig(latent_channels=4, encoder_channels=(32, 64), decoder_channels=(32, 64), norm_groups=32)
+    model = KL(config).eval()
+    x = torch.rand(4, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = model.decode(model.moments(x).mean)
+        regroup(model, 8, x)
+        after = model.decode(model.moments(x).mean)
+    assert {m.num_groups for m in model.modules() if isinstance(m, torch.nn.GroupNorm)} == {8}
+    assert (after - before).square().mean() < 0.3 * before.var()

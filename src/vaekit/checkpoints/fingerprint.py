@@ -5,9 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+HALVES = {
+    "encoder": ("encoder.", "quant_conv.", "bn."),
+    "decoder": ("decoder.", "post_quant_conv.", "bn."),
+}
+"""How the names of each half's tensors begin; both use the batch statistics of FLUX.2."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +37,16 @@ def fingerprint(state: Mapping[str, Tensor]) -> Fingerprint:
     Values are hashed as float16, so that a float32 file and its float16 copy are
     the same VAE. A bfloat16 copy is not: it has lost digits that float16 keeps.
     """
-    decoder = {name for name in state if name.startswith(("decoder.", "post_quant_conv.", "bn."))}
-    encoder = {name for name in state if name.startswith(("encoder.", "quant_conv.", "bn."))}
-    halves = {
-        "encoder": _hash({name: state[name] for name in encoder}) if _has(encoder, "encoder.") else None,
-        "decoder": _hash({name: state[name] for name in decoder}) if _has(decoder, "decoder.") else None,
-    }
+    halves = {half: _hash(tensors) if (tensors := half_of(state, half)) else None for half in HALVES}
     both = hashlib.sha256(f"encoder {halves['encoder']} decoder {halves['decoder']}".encode()).hexdigest()
     return Fingerprint(both, **halves)
 
 
-def _has(names: set[str], start: str) -> bool:
-    return any(name.startswith(start) for name in names)
+def half_of(state: Mapping[str, T], half: str) -> dict[str, T]:
+    """What belongs to the encoder or the decoder, by our names; nothing where that half is missing."""
+    if not any(name.startswith(f"{half}.") for name in state):
+        return {}
+    return {name: tensor for name, tensor in state.items() if name.startswith(HALVES[half])}
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

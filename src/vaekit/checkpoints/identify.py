@@ -20,6 +20,9 @@ Tensors = Mapping[str, TensorInfo]
 Config = Mapping[str, Any]
 
 
+FAMILY_KEY = "vaekit.family"
+"""Metadata of a VAE taken out of what told its family."""
+
 FIRST_DIFFUSERS_WITH_SDXL = 18
 """Minor version; SD 1 and 2 wrote no scaling_factor into their config.json."""
 
@@ -63,7 +66,7 @@ def identify(
         found, evidence = _families(network, tensors, path, metadata or {}, config)
     except NotAVAEError as error:
         raise NotAVAEError(f"{path}: {error}") from error
-    baked = len(tensors) > len(naming.names) and _surroundings(tensors) is not None
+    baked = len(tensors) > len(naming.names) and surroundings(tensors) is not None
     network = _complete(network, found, config)
     return Identity(network, naming.layout, naming.prefix, naming.names, found, evidence, baked)
 
@@ -76,9 +79,12 @@ def _norm_groups(config: Config) -> int | None:
 
 
 def _complete(network: NetworkConfig, found: tuple[Family, ...], config: Config) -> NetworkConfig:
-    """What no tensor tells: folding by the family, padding by the configuration."""
+    """What no tensor tells: folding and norm groups by the family, padding by the configuration."""
     if isinstance(network, TinyConfig):
         return replace(network, patch_size=found[0].fold if found else 1)
+    groups = {family.kl.norm_groups for family in found if family.kl is not None}
+    if "norm_num_groups" not in config and len(groups) == 1:
+        network = replace(network, norm_groups=groups.pop())
     return replace(network, padding_mode="reflect") if config.get("padding_mode") == "reflect" else network
 
 
@@ -89,19 +95,22 @@ def _families(
     network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
-    candidates = tuple(f for f in families().values() if _fits(f, network))
+    by_shape = tuple(f for f in families().values() if _fits(f, network))
+    candidates = by_shape + tuple(f for f in families().values() if _tells_no_network(f, network))
     if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
         return _by_numbers(network, candidates, config)
     for evidence, names in _evidence(network, tensors, path, metadata, config):
         narrowed = tuple(f for f in candidates if f.name in names)
         if narrowed:
             return narrowed, evidence
-    return candidates, "the shapes of its tensors"
+    return by_shape, "the shapes of its tensors"
 
 
 def _fits(family: Family, network: NetworkConfig) -> bool:
     if isinstance(network, TinyConfig):
-        return family.tiny == network.latent_channels
+        if family.tiny != network.latent_channels or family.tiny_width not in (None, network.width):
+            return False
+        return family.downscale == network.downscale * family.fold
     kl = family.kl
     if kl is None or kl.latent_channels != network.latent_channels or family.fold != network.patch_size:
         return False
@@ -110,6 +119,12 @@ def _fits(family: Family, network: NetworkConfig) -> bool:
         return False
     # a folded family (FLUX.2) has decoders of several widths and nothing else looks like it
     return family.fold > 1 or (network.encoder_channels or network.decoder_channels) == kl.channels
+
+
+def _tells_no_network(family: Family, network: NetworkConfig) -> bool:
+    """A family that tells nothing of its networks, as a user may write it: its numbers or its name can tell it."""
+    space = (network.latent_channels * network.patch_size**2, network.downscale)
+    return family.kl is None and family.tiny is None and space == (family.latent_channels, family.downscale)
 
 
 def _by_numbers(network: KLConfig, candidates: tuple[Family, ...], config: Config) -> tuple[tuple[Family, ...], str]:
@@ -183,7 +198,7 @@ Evidence = tuple[str, frozenset[str]]
 def _evidence(
     network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
 ) -> Iterator[Evidence]:
-    around = _surroundings(tensors)
+    around = surroundings(tensors)
     if around:
         yield around
     written_by = re.match(r"0\.(\d{1,4})\.", str(config.get("_diffusers_version", "")))
@@ -193,6 +208,8 @@ def _evidence(
     for start, names in _PIPELINES:
         if pipeline.startswith(start):
             yield f"its pipeline, {pipeline[:60]}", frozenset(names)
+    if FAMILY_KEY in metadata:
+        yield f"{FAMILY_KEY} in its metadata", frozenset((metadata[FAMILY_KEY],))
     architecture = metadata.get("modelspec.architecture", "").lower()
     for start, names in _MODELSPEC:
         if architecture.startswith(start):
@@ -235,7 +252,7 @@ _SURROUNDINGS = tuple(
 )
 
 
-def _surroundings(tensors: Tensors) -> Evidence | None:
+def surroundings(tensors: Tensors) -> Evidence | None:
     """The model around a baked VAE tells its family."""
     for words, pattern, names in _SURROUNDINGS:
         if any(pattern.match(name) for name in tensors):

@@ -23,6 +23,10 @@ KNOWN_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", 
 PART = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|bn)\.")
 
 
+UNUSED = ("bn.num_batches_tracked",)
+"""A counter for training, in the files of FLUX.2's VAEs."""
+
+
 @dataclass(frozen=True)
 class Naming:
     """names: our name of each of the VAE's tensors -> its name in the file."""
@@ -45,7 +49,7 @@ def _find_kl(known: set[str]) -> Naming | None:
     for prefix in _kl_prefixes(known):
         inside = {name.removeprefix(prefix): name for name in known if name.startswith(prefix)}
         inside = {short: name for short, name in inside.items() if PART.match(short)}
-        inside.pop("bn.num_batches_tracked", None)
+        inside = {short: name for short, name in inside.items() if short not in UNUSED}
         layout, translate = _kl_translation(inside)
         return Naming(layout, prefix, _translate(inside, translate))
     return None
@@ -127,6 +131,22 @@ def to_diffusers(name: str, stages: int) -> str:
     return name
 
 
+def to_layout(name: str, layout: Layout, stages: int) -> str:
+    """The name of one of our tensors in files of that layout; stages: of a KL decoder."""
+    if layout == "flux":
+        return re.sub(r"^(quant|post_quant)_conv\.", lambda match: _FLUX_PLACES[match[1]] + match[0], name)
+    if layout != "diffusers":
+        return name
+    tiny = re.match(r"(encoder|decoder)\.(\d+)\.", name)
+    if tiny is None:
+        return to_diffusers(name, stages)
+    index = int(tiny[2]) - (tiny[1] == "decoder")  # AutoencoderTiny clamps outside its layers
+    return f"{tiny[1]}.layers.{index}.{name[tiny.end() :]}"
+
+
+_FLUX_PLACES = {"quant": "encoder.", "post_quant": "decoder."}
+
+
 def _find_tiny(known: set[str]) -> Naming | None:
     diffusers = _tiny_diffusers(known)
     if diffusers:
@@ -142,7 +162,7 @@ def _tiny_diffusers(known: set[str]) -> dict[str, str]:
     names = _numbered(known, "encoder.layers.", "encoder.")
     for ours, theirs in _numbered(known, "decoder.layers.", "").items():
         index, rest = ours.split(".", 1)
-        names[f"decoder.{int(index) + 1}.{rest}"] = theirs  # AutoencoderTiny clamps outside its layers
+        names[f"decoder.{int(index) + 1}.{rest}"] = theirs
     return names
 
 

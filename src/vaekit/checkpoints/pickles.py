@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vaekit.checkpoints.scan import globals_named
 from vaekit.checkpoints.sources import Container, Source, TensorInfo
+from vaekit.checkpoints.tensors import dtype_name, pieces_of
 from vaekit.errors import FileError, UnsafeFileError
 
 LARGEST_PICKLE = 64 << 20
@@ -32,14 +33,8 @@ PICKLES_OF_A_LEGACY_FILE = 5
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "weights")
 """Where training programs put a state dict inside what they save."""
 
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
+MOST_MAPPED = 256 << 20
+"""Bytes of a mapped file that may stay in memory while it is copied."""
 
 
 class Inert:
@@ -86,8 +81,13 @@ class TorchSource(Source):
     def __init__(self, path: Path):
         self.path = path
         self.metadata: Mapping[str, str] = {}
-        self._state = _find_state_dict(load_safely(path), path)
-        self.tensors = {name: TensorInfo(_dtype_name(t), tuple(t.shape)) for name, t in self._state.items()}
+        self.tensors = self._open()
+
+    def _open(self) -> dict[str, TensorInfo]:
+        self._state: Mapping[str, Tensor] = {}  # lets go of what was mapped before
+        self._state = _find_state_dict(load_safely(self.path), self.path)
+        self._copied = 0
+        return {name: TensorInfo(dtype_name(t.dtype), tuple(t.shape)) for name, t in self._state.items()}
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         wanted = {name: self._state[name].detach() for name in names}
@@ -95,15 +95,21 @@ class TorchSource(Source):
             _refuse_unfolded(name, tensor, self.path)
         return wanted
 
+    def size(self, name: str) -> int:
+        tensor = self._state[name]
+        return tensor.numel() * tensor.element_size()
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        if self._copied > MOST_MAPPED and _is_zip(self.path) and self._open() != self.tensors:
+            raise FileError(f"{self.path}: changed while it was read")
+        self._copied += self.size(name)
+        yield from pieces_of(self.load([name])[name])
+
 
 def load_safely(path: Path) -> object:
     """What torch.save wrote, past both locks; tensors on the CPU. Raises FileError and UnsafeFileError."""
     _refuse_unsafe_globals(path)
     return _torch_load(path)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return DTYPES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.").upper())
 
 
 def _torch_load(path: Path) -> object:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaekit.checkpoints.architecture import squeeze
 from vaekit.checkpoints.identify import Identity, identify
+from vaekit.checkpoints.layouts import UNUSED
 from vaekit.checkpoints.locate import Location, locate
-from vaekit.checkpoints.sources import FLOATS, Source, open_source
+from vaekit.checkpoints.sources import FLOATS, Source, TensorInfo, open_source
 from vaekit.errors import FileError, NotAVAEError
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """A VAE read from disk. state: our names -> tensors on the CPU, in the file's dtypes, all finite."""
+    """A VAE read from disk. state: our names -> tensors on the CPU, in the file's dtypes, all finite.
+
+    unused: what belongs to it and no network needs, the counter of FLUX.2's batch norm.
+    """
 
     identity: Identity
     state: Mapping[str, Tensor]
+    unused: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def open_vae(location: Location) -> tuple[Source, Identity]:
@@ -49,12 +54,22 @@ def read(path: Path, *, decoder: Path | None = None) -> Weights:
 
 
 def _read_one(location: Location) -> Weights:
-    source, identity = open_vae(location)
-    loaded = source.load(identity.names.values())
+    return load(*open_vae(location))
+
+
+def load(source: Source, identity: Identity) -> Weights:
+    """The weights of a VAE that was opened. Raises FileError, for NaN and infinite ones too."""
+    unused = {ours: identity.prefix + ours for ours in UNUSED}
+    unused = {ours: theirs for ours, theirs in unused.items() if _is_counter(source.tensors.get(theirs))}
+    loaded = source.load([*identity.names.values(), *unused.values()])
     state = {ours: loaded[theirs] for ours, theirs in identity.names.items()}
     state = {ours: tensor.reshape(squeeze(ours, tuple(tensor.shape))) for ours, tensor in state.items()}
-    _refuse_non_finite(state, location.weights)
-    return Weights(identity, state)
+    _refuse_non_finite(state, source.path)
+    return Weights(identity, state, {ours: loaded[theirs] for ours, theirs in unused.items()})
+
+
+def _is_counter(info: TensorInfo | None) -> bool:
+    return info is not None and (info.dtype, info.shape) == ("I64", ())
 
 
 def _refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:

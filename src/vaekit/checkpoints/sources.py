@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit.errors import FileError
 
@@ -23,6 +23,9 @@ Container = Literal["safetensors", "torch"]
 INDEX_SUFFIX = ".safetensors.index.json"
 LARGEST_HEADER = 16 << 20
 """Bytes; published ones, of checkpoints and indices, stay below one million."""
+
+PIECE = 4 << 20
+"""Bytes; what is copied at once."""
 
 FLOATS = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 """The dtypes that weights come in."""
@@ -53,6 +56,14 @@ class Source(ABC):
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The tensors of those names, on the CPU, in the file's dtypes. Raises FileError."""
 
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Bytes of a tensor."""
+
+    @abstractmethod
+    def pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        """A tensor's bytes as safetensors files hold them, a few megabytes at a time. Raises FileError."""
+
 
 class SafetensorsSource(Source):
     container: Container = "safetensors"
@@ -61,10 +72,11 @@ class SafetensorsSource(Source):
         from safetensors import safe_open
 
         self.path = regular_file(path)
-        _check_header(path)
+        start, header = _read_header(path)
         with _one_line(path), safe_open(path, framework="numpy") as file:
-            self.metadata = dict(file.metadata() or {})
-            slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
+            self.metadata = header.pop("__metadata__", None) or {}
+            self._spans = {name: (start + begin, start + end) for name, (begin, end) in _offsets(header)}
+            slices = ((name, file.get_slice(name)) for name in self._spans)
             self.tensors = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -72,6 +84,24 @@ class SafetensorsSource(Source):
 
         with _one_line(self.path), safe_open(self.path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in names}
+
+    def size(self, name: str) -> int:
+        start, end = self._spans[name]
+        return end - start
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        start, end = self._spans[name]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                while start < end:
+                    piece = file.read(min(PIECE, end - start))
+                    if not piece:
+                        raise FileError(f"{self.path}: became shorter while it was read")
+                    start += len(piece)
+                    yield piece
+        except OSError as error:
+            raise FileError(f"{self.path}: {error.strerror or error}") from error
 
 
 class ShardedSource(Source):
@@ -101,6 +131,12 @@ class ShardedSource(Source):
         for shard, source in self._shards.items():
             loaded |= source.load(name for name in wanted if self._shard_of[name] == shard)
         return loaded
+
+    def size(self, name: str) -> int:
+        return self._shards[self._shard_of[name]].size(name)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        return self._shards[self._shard_of[name]].pieces(name)
 
 
 def open_source(path: Path) -> Source:
@@ -170,32 +206,42 @@ def _looks_like_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and not head.startswith(b"PK")
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what the safetensors library takes: endless headers, and names given twice, of which it picks one."""
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes start, and the header; empty where it is broken, which the safetensors library explains.
+
+    Refuses what that library takes: endless headers, and names given twice, of which it picks one.
+    """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > LARGEST_HEADER:
                 raise FileError(f"{path}: its header claims an impossible length")
-            json.loads(file.read(length), object_pairs_hook=_without_twins)
+            header = json.loads(file.read(length), object_pairs_hook=_without_twins)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     except _TwiceError as error:
         raise FileError(f"{path}: its header lies: {error} stands in it twice") from None
     except (ValueError, RecursionError):
-        pass  # the library tells what is wrong with it
+        header = None
+    return 8 + length, header if isinstance(header, dict) else {}
+
+
+def _offsets(header: Mapping[str, Any]) -> list[tuple[str, tuple[int, int]]]:
+    """Each tensor's begin and end, in their order in the file."""
+    return sorted(((name, tuple(about["data_offsets"])) for name, about in header.items()), key=lambda item: item[1])
 
 
 class _TwiceError(Exception):
     pass
 
 
-def _without_twins(pairs: list[tuple[str, object]]) -> None:
-    seen = set[str]()
-    for name, _ in pairs:
-        if name in seen:
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
             raise _TwiceError(f"{name[:80]!r}")
-        seen.add(name)
+        found[name] = value
+    return found
 
 
 def _read_index(index: Path) -> dict[str, str]:

@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vaekit.checkpoints.layouts import to_diffusers
-from vaekit.networks.config import KLConfig
+from vaekit.checkpoints.arrange import arrange
+from vaekit.checkpoints.folder import diffusers_config
+from vaekit.checkpoints.folder import write_folder as write_files
+from vaekit.checkpoints.identify import FAMILY_KEY
+from vaekit.checkpoints.write import stored
+from vaekit.families import Family, Rgb
+from vaekit.files import atomic_write
 from vaekit.networks.kl import KL
+from vaekit.networks.tiny import Tiny
 
 
 @torch.no_grad()
-def latent_statistics(model: KL, batches: list[Tensor]) -> tuple[float, Tensor, Tensor]:
-    """What a family needs to know of its latents, measured on crops [B, 3, H, W] in [-1, 1].
+def measure_family(model: KL, batches: list[Tensor], name: str) -> Family:
+    """What is to be known of the latents of a new network, measured on crops [B, 3, H, W] in [-1, 1].
 
-    Gives the scaling factor that brings them to standard deviation 1, and the
-    linear factors [C, 3] and bias [3] that draw scaled latents as small RGB
-    pictures, by least squares.
+    The scaling factor brings them to standard deviation 1; the linear factors
+    and bias draw scaled latents as small RGB pictures, by least squares.
     """
     raw = torch.cat([model.moments(x).mean.permute(0, 2, 3, 1).flatten(0, 2) for x in batches])
     small = torch.cat([_cells(x, model.config.downscale) for x in batches])
     scaling = round(1.0 / raw.std().item(), 5)
     design = torch.cat([raw * scaling, torch.ones(len(raw), 1)], dim=1)
-    solution = torch.linalg.lstsq(design, small).solution
-    return scaling, solution[:-1], solution[-1]
+    *preview, bias = [_rgb(row) for row in torch.linalg.lstsq(design, small).solution]
+    return Family(
+        name=name,
+        latent_channels=model.config.latent_channels,
+        downscale=model.config.downscale,
+        scaling_factor=scaling,
+        preview=tuple(preview),
+        preview_bias=bias,
+    )
+
+
+def _rgb(row: Tensor) -> Rgb:
+    red, green, blue = row.tolist()
+    return round(red, 4), round(green, 4), round(blue, 4)
 
 
 def _cells(x: Tensor, side: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(x, side).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def write_folder(model: KL, scaling_factor: float, folder: Path) -> None:
-    """Write config.json and float16 weights in diffusers' names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = model.config
-    state = {
-        to_diffusers(name, len(config.decoder_channels)): _as_diffusers(name, tensor).half().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(diffusers_config(config, scaling_factor), indent=2) + "\n")
+def write_folder(model: KL | Tiny, family: Family, folder: Path, *, force: bool = False) -> None:
+    """Write config.json and float16 weights in diffusers' names, and what is known of the latents as family.toml.
+
+    Raises OutputError (exists without force, no permission, disk full).
+    """
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    entries = {name: stored(tensor) for name, tensor in arrange(state, model.config, "diffusers").items()}
+    metadata = {"format": "pt", FAMILY_KEY: family.name}
+    write_files(folder, diffusers_config(model.config, family), entries, metadata, force=force)
+    with atomic_write(folder / "family.toml", force=force) as part:
+        part.write_text(_toml(family), "utf-8")
 
 
-def _as_diffusers(name: str, tensor: Tensor) -> Tensor:
-    """diffusers keeps the attention's projections as linear layers."""
-    is_projection = ".attn_1." in name and tensor.ndim == 4
-    return tensor.flatten(1) if is_projection else tensor
-
-
-def diffusers_config(config: KLConfig, scaling_factor: float) -> Mapping[str, Any]:
-    """The config.json of diffusers' AutoencoderKL for a network whose halves have the same widths."""
-    stages = len(config.encoder_channels)
-    return {
-        "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
-        "block_out_channels": list(config.encoder_channels),
-        "down_block_types": ["DownEncoderBlock2D"] * stages,
-        "force_upcast": False,
-        "in_channels": 3,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.encoder_blocks,
-        "norm_num_groups": config.norm_groups,
-        "out_channels": 3,
-        "sample_size": 256,
-        "scaling_factor": scaling_factor,
-        "up_block_types": ["UpDecoderBlock2D"] * stages,
-    }
+def _toml(family: Family) -> str:
+    lines = [
+        "# For families.toml: the latent space of this VAE.",
+        f"[{family.name}]",
+        f"latent_channels = {family.latent_channels}",
+        f"downscale = {family.downscale}",
+        f"scaling_factor = {family.scaling_factor}",
+    ]
+    if family.preview is not None:
+        lines += ["preview = [", *(f"    {list(row)}," for row in family.preview), "]"]
+        lines.append(f"preview_bias = {list(family.preview_bias)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,57 @@
+"""Single checkpoints made of diffusers folders, read back by diffusers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import vaekit
+from vaekit.checkpoints.pipelines import write_single_file
+from vaekit.errors import FileError
+from vaekit.train.diffusion import DiffusionRecipe, TextNetwork, TextToLatents, train_tokenizer
+from vaekit.train.run import Phase
+
+RECIPE = DiffusionRecipe(
+    start="mini",
+    phases=(Phase(steps=1, crops=((64, 1),)),),
+    size=64,
+    widths=(32, 64, 64),
+    text=TextNetwork(tokens=16, width=32, layers=2, heads=2),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a red apple", "a blue cat, flat"] * 4, 300, 16, path / "tokenizer")
+    model = TextToLatents(RECIPE, tokenizer).half()
+    model.unet.save_pretrained(path / "unet")
+    model.text_encoder.save_pretrained(path / "text_encoder")
+    return path
+
+
+def test_diffusers_reads_the_same_networks_from_the_single_file(folder: Path, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    written = write_single_file(folder, vaekit.loading.find("mini"), tmp_path / "one.safetensors")
+    ours = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float16).state_dict()
+    theirs = UNet2DConditionModel.from_single_file(
+        str(written.path), config=str(folder), subfolder="unet", torch_dtype=torch.float16
+    ).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_baked_vae_is_found_with_its_own_fingerprint(folder: Path, tmp_path: Path) -> None:
+    written = write_single_file(folder, vaekit.loading.find("mini"), tmp_path / "one.safetensors")
+    assert vaekit.load(written.path, family="mini").fingerprint == vaekit.load("mini").fingerprint
+    (inspection,) = vaekit.inspect(written.path)
+    assert inspection.to_dict()["baked"]
+
+
+def test_a_folder_without_a_unet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="config"):
+        write_single_file(tmp_path, vaekit.loading.find("mini"), tmp_path / "one.safetensors")
