@@ -27,8 +27,10 @@ from vaekit.vae import VAE
 
 log = logging.getLogger("vaekit")
 
-SURE = math.log(1.13)
-"""How far the measured spread may be from a family's: sd1 and sdxl are a factor of 1.40 apart."""
+FARTHEST = math.log(1.5)
+"""How far the measured spread may be from a family's."""
+CLEARER = 2.0
+"""So many times farther must the next family be: sd1 and sdxl, a factor of 1.40 apart, are told up to 1.12."""
 
 SAMPLE_SIDE = 192
 
@@ -126,14 +128,17 @@ def _either(candidates: tuple[Family, ...] | list[Family]) -> str:
 def _measured_family(name: str, config: KLConfig, state: Mapping[str, Tensor], candidates: list[Family]) -> Family:
     """The family whose scaling brings the latents of the sample photos to a standard deviation near 1."""
     spreads = _spreads(config, state, candidates)
-    best = min(candidates, key=lambda family: abs(math.log(spreads[family.name])))
+    away = {name: abs(math.log(spread)) for name, spread in spreads.items()}
+    best, *others = sorted(candidates, key=lambda family: away[family.name])
     measured = ", ".join(f"{spread:.2f} as {family}" for family, spread in spreads.items())
-    if abs(math.log(spreads[best.name])) > SURE:
+    next_away = min((away[family.name] for family in others), default=math.inf)
+    if away[best.name] > FARTHEST or away[best.name] * CLEARER > next_away:
         raise FamilyError(
             f"{name}: {_either(candidates)} look alike in its tensors, and the latents of the sample photos do not "
             f"decide (standard deviation {measured}; 1 is right); say which: family=/--family"
         )
-    log.info("%s: family %s: the sample photos' latents spread by %s (1 is right)", name, best.name, measured)
+    sure = "surely" if away[best.name] * 2 * CLEARER < next_away else "probably"
+    log.info("%s: %s family %s: the sample photos' latents spread by %s (1 is right)", name, sure, best.name, measured)
     return best
 
 
