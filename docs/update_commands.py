@@ -7,7 +7,30 @@ import io
 import os
 from pathlib import Path
 
-COMMANDS = ("", "encode", "decode", "roundtrip", "inspect", "latents show", "latents stats", "demo")
+COMMANDS = (
+    "",
+    "encode",
+    "decode",
+    "roundtrip",
+    "compare",
+    "inspect",
+    "extract",
+    "convert",
+    "bake",
+    "diff",
+    "vae list",
+    "vae show",
+    "vae pull",
+    "vae search",
+    "which",
+    "prefer",
+    "doctor",
+    "latents show",
+    "latents stats",
+    "train vae",
+    "train diffusion",
+    "demo",
+)
 
 INTRODUCTION = """# Commands
 

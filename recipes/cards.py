@@ -85,7 +85,8 @@ def card(name: str, text: dict[str, str], found: dict[str, Any], photographs: st
         training = training.replace(word.upper(), f"{found[word]:,}")
     drawing = f" Drawing from the posterior costs {found['drawing']:.3f} dB." if found["drawing"] is not None else ""
     own = f" --vae {name}" if text["encoder"] == name else ""
-    command = f"vaekit roundtrip PHOTOS/{own}" if own else f"vaekit encode PHOTOS/ --vae mini, then vaekit decode --vae {name}"
+    two = f"vaekit encode PHOTOS/ -o LATENTS; vaekit decode LATENTS/ --vae {name} -o BACK"
+    command = f"vaekit roundtrip PHOTOS/{own}" if own else two
     return f"""# {name}
 
 {text["what"].strip()}
@@ -102,8 +103,9 @@ def card(name: str, text: dict[str, str], found: dict[str, Any], photographs: st
 ## Quality
 
 12 pictures of the Kodak Lossless True Color Image Suite (never trained on), full size, decoded mean of the encoder of
-{text["encoder"]}, 8-bit: **{found["psnr"]:.2f} dB** PSNR, SSIM {found["ssim"]:.3f}, mean CIEDE2000 {found["ciede2000"]:.2f}. Standard deviation of the
-latents of these 12: {found["spread"]:.2f}.{drawing} Decoding 512×512 takes {found["seconds"]:.2f} s on two cores.
+{text["encoder"]}, 8-bit: **{found["psnr"]:.2f} dB** PSNR, SSIM {found["ssim"]:.3f}, mean CIEDE2000
+{found["ciede2000"]:.2f}. Standard deviation of the latents of these 12: {found["spread"]:.2f}.{drawing}
+Decoding 512×512 takes {found["seconds"]:.2f} s on two cores.
 
     {command}
     python recipes/cards.py --photos PHOTOS      # measures all bundled VAEs and writes these cards
@@ -129,9 +131,9 @@ def describe(vae: vaekit.VAE) -> str:
         return f"TAESD's, width {config.width}, blocks {config.encoder_blocks} and {config.decoder_blocks}"
     widths = ", ".join(map(str, config.encoder_channels))
     return (
-        f"KL autoencoder of Rombach et al. 2022: {config.downscale}× downscale, {config.latent_channels} channels, widths "
-        f"{widths}, {config.encoder_blocks} residual block per stage in the encoder and {config.decoder_blocks} in the "
-        f"decoder, attention in the middle, {config.norm_groups} norm groups"
+        f"KL autoencoder of Rombach et al. 2022: {config.downscale}× downscale, {config.latent_channels} channels, "
+        f"widths {widths}, {config.encoder_blocks} residual block per stage in the encoder and "
+        f"{config.decoder_blocks} in the decoder, attention in the middle, {config.norm_groups} norm groups"
     )
 
 
@@ -144,7 +146,8 @@ def example(name: str, encoder: str) -> Image.Image:
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
-    rows = ["| name | parameters | file | PSNR | SSIM | CIEDE2000 | latents' spread | decode 512×512 |", "| --- |" + " --- |" * 7]
+    columns = ("name", "parameters", "file", "PSNR", "SSIM", "CIEDE2000", "latents' spread", "decode 512×512")
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for name, found in models.items():
         weights = assets.model_folder(name) / "diffusion_pytorch_model.safetensors"
         rows.append(

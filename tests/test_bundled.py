@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import vaekit
 from vaekit import assets
+from vaekit.checkpoints.arrange import arrange
+from vaekit.checkpoints.read import read
 from vaekit.errors import FamilyError
+from vaekit.train.bottleneck import turn
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +96,24 @@ def test_mini_and_mini_b_are_two_families_of_the_same_shapes(encoder: str, decod
     assert nonsense.psnr < right.psnr - 8
 
 
-def test_mini16_keeps_more_than_mini(mini: vaekit.VAE) -> None:
-    wide = vaekit.load("mini16")
-    assert wide.family.latent_channels == 16
-    photo = assets.sample_photos()[0]
-    ours, theirs = (vaekit.measure(Image.open(photo), v.decode(v.encode(photo))) for v in (wide, mini))
-    assert ours.psnr > theirs.psnr + 3
+@pytest.mark.parametrize("name", ["mini", "mini-b"])
+def test_a_bare_copy_is_told_by_the_spread_of_its_latents(name: str, tmp_path: Path) -> None:
+    """Original names, no configuration and no metadata: only the numbers are left to tell the family."""
+    weights = read(assets.model_folder(name))
+    save_file(arrange(weights.state, weights.identity.config, "ldm"), tmp_path / "vae.safetensors")
+    copy = vaekit.load(tmp_path / "vae.safetensors")
+    assert copy.family.name == name
+    assert copy.config == vaekit.load(name).config
+    assert copy.fingerprint == vaekit.load(name).fingerprint
+
+
+def test_a_copy_with_rescaled_latents_is_told_as_the_other_family(tmp_path: Path) -> None:
+    """As if sdxl's scale were put on sd1: with mini's raw latents stretched to mini-b's spread."""
+    weights = read(assets.model_folder("mini"))
+    stretch = vaekit.load("mini").family.scaling_factor / vaekit.load("mini-b").family.scaling_factor
+    state = turn({name: t.float() for name, t in weights.state.items()}, 4, seed=0, stretch=stretch)
+    save_file(arrange(state, weights.identity.config, "ldm"), tmp_path / "vae.safetensors")
+    assert vaekit.load(tmp_path / "vae.safetensors").family.name == "mini-b"
 
 
 def test_mini_tiny_previews_the_latents_of_mini(mini: vaekit.VAE) -> None:

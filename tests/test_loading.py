@@ -110,14 +110,17 @@ def test_taesd_loads_from_its_two_files(tmp_path: Path) -> None:
         vaekit.load(tmp_path / "taesd_decoder.pth", decoder=tmp_path / "taesd_encoder.pth")
 
 
-def test_names_are_exact_and_near_ones_are_offered() -> None:
+def test_names_are_exact_and_near_ones_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAEKIT_MODELS", str(tmp_path))
     if "mini" not in assets.bundled_models():
         pytest.skip("no model is bundled")
     assert find("mini") == assets.model_folder("mini")
     with pytest.raises(FileError, match="did you mean mini"):
         find("minni")
-    with pytest.raises(FileError, match="bundled"):
+    with pytest.raises(FileError, match="neither a file"):
         find("min")
+    with pytest.raises(FileError, match="vae pull ft-mse"):
+        find("ft-mse")
 
 
 def test_padding_is_refused_where_it_would_do_nothing(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from vaekit.version import version
 
 if TYPE_CHECKING:
+    from vaekit.catalog.choice import resolve
     from vaekit.checkpoints.inspect import Inspection, inspect
     from vaekit.errors import VaekitError
     from vaekit.families import Family
     from vaekit.latents import Latents
     from vaekit.loading import load
+    from vaekit.quality.compare import compare
     from vaekit.quality.metrics import Quality, measure
     from vaekit.vae import VAE
 
@@ -33,9 +35,11 @@ _HOME = {
     "Latents": "vaekit.latents",
     "Quality": "vaekit.quality.metrics",
     "VaekitError": "vaekit.errors",
+    "compare": "vaekit.quality.compare",
     "inspect": "vaekit.checkpoints.inspect",
     "load": "vaekit.loading",
     "measure": "vaekit.quality.metrics",
+    "resolve": "vaekit.catalog.choice",
 }
 
 __all__ = [
@@ -46,9 +50,11 @@ __all__ = [
     "Quality",
     "VaekitError",
     "__version__",
+    "compare",
     "inspect",
     "load",
     "measure",
+    "resolve",
 ]
 
 

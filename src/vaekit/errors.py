@@ -55,3 +55,13 @@ class ResourceError(VaekitError):
     """The machine has not enough memory for what was asked."""
 
     exit_code = 1
+
+
+class NetworkError(VaekitError):
+    """A server cannot be reached, is busy, breaks off, or answers what it should not."""
+
+    exit_code = 1
+
+
+class AccessError(VaekitError):
+    """A server wants a login, a licence accepted, or another account."""

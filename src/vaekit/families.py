@@ -80,8 +80,8 @@ class Family(BaseModel):
             raise ValueError("a scale is zero or not finite")
         if self.preview is not None and len(self.preview) * self.fold**2 != self.latent_channels:
             raise ValueError(f"the preview factors do not fit {self.latent_channels} channels")
-        given = [channels for channels in (self.tiny, self.kl and self.kl.latent_channels) if channels is not None]
-        if any(channels * self.fold**2 != self.latent_channels for channels in given):
+        channels = (self.tiny, self.kl.latent_channels if self.kl else None)
+        if any(given is not None and given * self.fold**2 != self.latent_channels for given in channels):
             raise ValueError(f"the channels of kl or tiny do not fit {self.latent_channels} channels")
         if self.kl is not None and self.kl.downscale * self.fold != self.downscale:
             raise ValueError(f"kl does not fit latents at 1/{self.downscale} of the side")

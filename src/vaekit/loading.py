@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vaekit import assets, families, images
+from vaekit.catalog.library import scan
 from vaekit.checkpoints.identify import Identity
 from vaekit.checkpoints.read import Weights, read
 from vaekit.engine.half import Half
@@ -46,7 +46,7 @@ def load(
     encode_dtype: Dtype | None = None,
     decode_dtype: Dtype | None = None,
 ) -> VAE:
-    """Load a VAE: a bundled one by name, or a file, diffusers folder or whole checkpoint by path.
+    """Load a VAE: one by its name (bundled, on this disk), or a file, diffusers folder or checkpoint by path.
 
     decoder: take the decoder from this file (TAESD comes in two files). family:
     only where the file leaves it open. padding: "reflect" for EQ-VAEs trained
@@ -66,17 +66,30 @@ def load(
 
 
 def find(source: str | os.PathLike[str]) -> Path:
-    """The path behind a bundled name or a path. Raises FileError with the nearest names."""
-    bundled = assets.bundled_models()
+    """The path behind a bundled name, a path, or the exact name of a VAE on this disk or in the catalog.
+
+    Nothing is fetched. Raises FileError with the nearest names, and where a name
+    stands for several VAEs, or for one that is not on this disk.
+    """
     name = os.fspath(source)
-    if name in bundled:
+    if name in assets.bundled_models():
         return assets.model_folder(name)
     path = Path(name).expanduser()
-    if os.path.lexists(path) or os.sep in name or path.suffix:
-        return path
-    near = difflib.get_close_matches(name.lower(), bundled, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"bundled are {', '.join(bundled) or 'none'}"
-    raise FileError(f"{name!r} is neither a file here nor a bundled VAE; {hint}")
+    return path if os.path.lexists(path) or os.sep in name or path.suffix else _on_this_disk(name)
+
+
+def _on_this_disk(name: str) -> Path:
+    library = scan()
+    try:
+        entries, published = library.about(name)
+    except OptionError as error:
+        raise FileError(f"{name!r} is neither a file here nor a VAE's name: {error}") from error
+    found = [library.fingerprint(entry) for entry in entries if entry.kind in ("vae", "checkpoint")]
+    if not found and published is not None:
+        raise FileError(f"{name} is not on this disk; `vaekit vae pull {name}` fetches it")
+    if len({entry.fingerprint for entry in found}) != 1:
+        raise FileError(f"{name!r} is the name of {len(found)} different files; give a path: vaekit vae show {name}")
+    return found[0].path
 
 
 def _with_padding(identity: Identity, padding: PaddingMode | None) -> Identity:

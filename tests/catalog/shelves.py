@@ -32,7 +32,14 @@ LIKE_SD1, OF_SDXL, LIKE_FLUX = "vae-ft-mse-840000-ema-pruned", "sdxl-vae-fp16-fi
 
 def empty_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user with no models, settings or memories, who works in an empty folder."""
-    for name in ("VAEKIT_CATALOG", "VAEKIT_MODELS", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+    for name in (
+        "VAEKIT_CATALOG",
+        "VAEKIT_FAMILIES",
+        "VAEKIT_MODELS",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ):
         monkeypatch.delenv(name, raising=False)
     (home / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))

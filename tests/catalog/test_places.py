@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -140,6 +141,54 @@ def test_the_line_of_a_mistake_in_a_list_is_told(listed: Path) -> None:
     listed.write_text("a:\n    base_path: x\n    vae: [\n")
     with pytest.raises(VaekitError, match=r"extra_model_paths.yaml:4: not valid YAML"):
         places([listed])
+
+
+# SD.Next's settings
+
+
+def set_in_sdnext(folder: Path, **settings: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def test_the_folders_that_sdnext_is_set_to_are_found(home: Path, tmp_path: Path) -> None:
+    sdnext, disk = home / "sdnext", tmp_path / "disk"
+    expected = {
+        sdnext / "models" / "VAE": "vae",
+        disk / "vaes": "vae",
+        sdnext / "own" / "checkpoints": "checkpoints",
+    }
+    make(*expected)
+    set_in_sdnext(sdnext, vae_dir=str(disk / "vaes"), ckpt_dir="own/checkpoints", diffusers_dir="", sd_vae="None")
+    assert roles(places()) == expected
+    assert roles(places([sdnext])) == expected
+
+
+def test_all_of_sdnexts_models_may_be_elsewhere(tmp_path: Path) -> None:
+    sdnext, disk = tmp_path / "sdnext", tmp_path / "disk"
+    make(disk / "VAE", disk / "Stable-diffusion")
+    set_in_sdnext(sdnext, models_dir=str(disk))
+    assert roles(places([sdnext])) == {disk / "VAE": "vae", disk / "Stable-diffusion": "checkpoints"}
+
+
+def test_a_folder_that_sdnext_is_set_to_already_comes_once(tmp_path: Path) -> None:
+    make(tmp_path / "sdnext" / "models" / "VAE")
+    set_in_sdnext(tmp_path / "sdnext", vae_dir="models/VAE", models_dir="models")
+    assert [place.folder for place in places([tmp_path / "sdnext"])] == [tmp_path / "sdnext" / "models" / "VAE"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, '{"vae_dir": 1}', '{"vae_dir": ["x"]}', '{"vae_dir": "\\u0000"}', "\x00", ""]
+)
+def test_settings_of_another_kind_name_no_folders(text: str, tmp_path: Path) -> None:
+    make(tmp_path / "sdnext" / "models" / "VAE")
+    (tmp_path / "sdnext" / "config.json").write_text(text)
+    assert [place.folder.name for place in places([tmp_path / "sdnext"])] == ["VAE"]
+
+
+def test_a_folder_with_settings_that_name_no_models_is_looked_into_itself(tmp_path: Path) -> None:
+    set_in_sdnext(tmp_path / "vae", _class_name="AutoencoderKL", scaling_factor=0.18215)
+    assert roles(places([tmp_path / "vae"])) == {tmp_path / "vae": "any"}
 
 
 # The hub's cache

@@ -38,6 +38,7 @@ from vaekit.checkpoints.inspect import inspect
 from vaekit.checkpoints.layouts import Layout
 from vaekit.checkpoints.read import read
 from vaekit.errors import FamilyError, FileError, NotAVAEError, OptionError, OutputError, VaekitError
+from vaekit.families import family
 from vaekit.networks.config import KLConfig, NetworkConfig
 
 FOLDED = KLConfig(4, (32, 32), (32, 64), 1, 2, patch_size=2)
@@ -310,7 +311,6 @@ def test_diffusers_loads_folders_of_every_kind(config: NetworkConfig, kind: str,
 
 def test_latent_statistics_of_a_family_reach_the_configuration() -> None:
     from vaekit.checkpoints.folder import diffusers_config
-    from vaekit.families import family
 
     written = diffusers_config(KL, family("playground25"))
     assert written["latents_mean"] == [-1.6574, 1.886, -1.383, 2.5155]
@@ -380,7 +380,7 @@ def test_an_existing_folder_is_kept_without_force(tmp_path: Path) -> None:
         extract(assets.model_folder("mini"), target, Form("diffusers"))
     assert [path.name for path in target.iterdir()] == ["config.json"]
     extract(assets.model_folder("mini"), target, Form("diffusers"), force=True)
-    assert json.loads((target / "config.json").read_text())["scaling_factor"] == 0.56385
+    assert json.loads((target / "config.json").read_text())["scaling_factor"] == family("mini").scaling_factor
 
 
 def test_a_checkpoint_is_not_converted(tmp_path: Path) -> None:

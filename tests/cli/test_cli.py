@@ -14,6 +14,7 @@ from conftest import SMALL_KL, random_state
 from PIL import Image
 
 from vaekit.cli import main
+from vaekit.families import family
 from vaekit.latents import Latents
 from vaekit.networks.kl import KL
 from vaekit.train.export import write_folder
@@ -23,7 +24,7 @@ from vaekit.train.export import write_folder
 def vae(tmp_path: Path) -> str:
     network = KL(SMALL_KL)
     network.load_state_dict(random_state(SMALL_KL))
-    write_folder(network, 0.18215, tmp_path / "vae")
+    write_folder(network, family("sd1"), tmp_path / "vae")
     return str(tmp_path / "vae")
 
 

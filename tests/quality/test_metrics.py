@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from vaekit.errors import PictureError
-from vaekit.quality import Quality, ciede2000, measure, psnr, ssim
+from vaekit.quality import Quality, ciede2000, measure, ms_ssim, psnr, ssim
 
 # The test data of Sharma, Wu, Dalal 2005, table 1: two colours in L*a*b* and their difference.
 SHARMA = [
@@ -167,3 +167,54 @@ def test_to_dict_is_valid_json_also_for_equal_pictures():
     assert json.loads(json.dumps(equal, allow_nan=False))["identical"] is True
     assert equal["psnr"] is None
     assert other["identical"] is False and other["psnr"] > 0
+
+
+def similar(a: np.ndarray, b: np.ndarray, *, luminance: bool) -> float:
+    """SSIM, or its contrast and structure alone, with a window of 11×11, written down from the paper's equations."""
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    x, y = (np.lib.stride_tricks.sliding_window_view(p.astype(float), (11, 11), axis=(0, 1)) for p in (a, b))
+    mx, my = (x * window).sum((-1, -2)), (y * window).sum((-1, -2))
+    vx, vy = (x**2 * window).sum((-1, -2)) - mx**2, (y**2 * window).sum((-1, -2)) - my**2
+    both = (x * y * window).sum((-1, -2)) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    structure = (2 * both + c2) / (vx + vy + c2)
+    return float(((2 * mx * my + c1) / (mx**2 + my**2 + c1) * structure if luminance else structure).mean())
+
+
+def multiscale(a: np.ndarray, b: np.ndarray) -> float:
+    product = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        product *= max(0, similar(a, b, luminance=scale == 4)) ** weight
+        a, b = (
+            p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2]
+            .reshape(p.shape[0] // 2, 2, p.shape[1] // 2, 2, 3)
+            .mean((1, 3))
+            for p in (a, b)
+        )
+    return product
+
+
+def blocks(seed: int, height: int = 177, width: int = 190) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (26, 28, 3), dtype=np.uint8).repeat(7, 0).repeat(7, 1)[:height, :width]
+
+
+def test_ms_ssim_is_that_of_the_paper():
+    original = blocks(0)
+    noisy = np.clip(original + np.random.default_rng(1).integers(-60, 61, original.shape), 0, 255).astype(np.uint8)
+    assert ms_ssim(original, noisy) == pytest.approx(multiscale(original, noisy), abs=1e-6)
+    pale = (original * 0.6 + 30).astype(np.uint8)
+    assert ms_ssim(pale, original) == pytest.approx(multiscale(original, pale), abs=1e-6)
+
+
+def test_ms_ssim_is_1_for_equal_pictures_and_never_negative():
+    original = blocks(0)
+    assert ms_ssim(original, original) == pytest.approx(1)
+    assert 0 <= ms_ssim(original, 255 - original) < 0.1
+
+
+def test_ms_ssim_refuses_pictures_whose_last_scale_is_under_the_window():
+    with pytest.raises(PictureError, match="176×176, not 190×175"):
+        ms_ssim(blocks(0, height=175), blocks(0, height=175))
+    assert ms_ssim(blocks(0, height=176), blocks(0, height=176)) == pytest.approx(1)

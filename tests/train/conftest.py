@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,11 @@ from PIL import Image
 from vaekit.train.run import Phase
 from vaekit.train.vae import VaeRecipe, VaeRun
 
-SMALL = replace(SMALL_KL, decoder_blocks=2)
-"""As diffusers has them: one block per stage more in the decoder."""
-
 PHASES = (
     Phase(steps=4, crops=((32, 2),), zoom=(0.8, 1.5)),
     Phase(steps=2, crops=((24, 2), (40, 1)), rate=0.5, decay=1.0),
 )
-RECIPE = VaeRecipe(network=SMALL, phases=PHASES, warmup=2, save_seconds=0.0, smallest=40)
+RECIPE = VaeRecipe(network=SMALL_KL, phases=PHASES, warmup=2, save_seconds=0.0, smallest=40)
 CPU = torch.device("cpu")
 
 

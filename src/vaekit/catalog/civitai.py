@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vaekit.catalog.download import Remote
 from vaekit.catalog.library import printable
-from vaekit.catalog.web import Bearer, NetworkError, get_json
-from vaekit.errors import FileError, OptionError, UnsafeFileError
+from vaekit.catalog.web import Bearer, get_json
+from vaekit.errors import FileError, NetworkError, OptionError, UnsafeFileError
 
 log = logging.getLogger("vaekit")
 

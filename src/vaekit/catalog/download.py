@@ -18,9 +18,9 @@ from urllib.parse import unquote
 import httpx2
 
 from vaekit.catalog import web
-from vaekit.catalog.web import AccessError, Bearer, Dropped, NetworkError, Unreachable
+from vaekit.catalog.web import Bearer, Dropped, Unreachable
 from vaekit.checkpoints.locate import WEIGHT_SUFFIXES
-from vaekit.errors import FileError, OutputError
+from vaekit.errors import AccessError, FileError, NetworkError, OutputError
 
 log = logging.getLogger("vaekit")
 

@@ -18,11 +18,10 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from vaekit.catalog.download import Progress, refuse_full_disk, sha256_of
 from vaekit.catalog.library import printable
-from vaekit.catalog.web import AccessError, NetworkError
 from vaekit.checkpoints.identify import identify
 from vaekit.checkpoints.locate import DIFFUSERS_ORDER, DIFFUSERS_STEM, WEIGHT_SUFFIXES
 from vaekit.checkpoints.sources import TensorInfo
-from vaekit.errors import FileError, OptionError, OutputError
+from vaekit.errors import AccessError, FileError, NetworkError, OptionError, OutputError
 
 TIMEOUT = 30.0
 CONFIG = "config.json"
@@ -327,6 +326,7 @@ _TOLD: tuple[tuple[type[Exception], Callable[[Exception, str], Exception]], ...]
     (errors.LocalEntryNotFoundError, _not_here),
     (errors.HfHubHTTPError, _answered),
     (errors.FileMetadataError, lambda _, asked: NetworkError(f"{asked}: the server does not speak as the hub does")),
+    (errors.XetDownloadError, lambda _, asked: NetworkError(f"{asked}: the download broke off; try again")),
     (httpx2.ConnectError, _no_connection),
     (httpx2.TimeoutException, _no_connection),
     (httpx2.HTTPError, lambda _, asked: NetworkError(f"{asked}: the connection broke off; try again")),

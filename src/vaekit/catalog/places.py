@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,8 +52,14 @@ _COMFYUI_ROLES: dict[str, Role] = {
     "diffusion_models": "checkpoints",
     "unet": "checkpoints",
 }
+_SDNEXT_ROLES: dict[str, Role] = {
+    "vae_dir": "vae",
+    "ckpt_dir": "checkpoints",
+    "diffusers_dir": "checkpoints",
+    "unet_dir": "checkpoints",
+}
 _VAE_FOLDERS = frozenset(("vae", "vaes", "vae_approx", "vae-taesd"))
-LARGEST_YAML = 1 << 20
+LARGEST_SETTINGS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,10 @@ def _installations() -> Iterator[Path]:
 
 
 def _in_installation(folder: Path) -> list[Place]:
-    """Its folders of models, and those that its extra_model_paths.yaml names; none where it is no installation."""
+    """Its folders of models, and those that its own settings name; none where it is no installation."""
     found = [Place(folder / sub, program, role) for sub, role, program in LAYOUT if (folder / sub).is_dir()]
+    usual = {place.folder for place in found}
+    found += [place for place in _in_sdnext_settings(folder / "config.json") if place.folder not in usual]
     listed = folder / "extra_model_paths.yaml"
     if found and listed.is_file():
         try:
@@ -133,6 +142,28 @@ def _in_installation(folder: Path) -> list[Place]:
         except FileError as error:
             log.warning("%s; its folders are left out", error)
     return found
+
+
+def _in_sdnext_settings(path: Path) -> Iterator[Place]:
+    """The folders in SD.Next's config.json; none where it is another program's, broken, or not there."""
+    settings = _json_object(path)
+    base = path.parent
+    moved = settings.get("models_dir")
+    if isinstance(moved, str) and moved:
+        inside = ((sub.removeprefix("models/"), role) for sub, role, program in LAYOUT if program == _WEBUI)
+        yield from (Place(base / moved / sub, _WEBUI, role) for sub, role in inside)
+    for key, role in _SDNEXT_ROLES.items():
+        named = settings.get(key)
+        if isinstance(named, str) and named:
+            yield Place(base / named, _WEBUI, role)
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    try:
+        loaded = json.loads(path.read_text("utf-8")) if path.stat().st_size <= LARGEST_SETTINGS else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _in_comfyui_list(path: Path) -> Iterator[Place]:
@@ -150,7 +181,7 @@ def _sections(path: Path) -> Iterable[dict[str, object]]:
     import yaml
 
     try:
-        if path.stat().st_size > LARGEST_YAML:
+        if path.stat().st_size > LARGEST_SETTINGS:
             raise FileError(f"{path}: too large for a list of paths")
         loaded = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:

@@ -11,8 +11,7 @@ from itertools import islice
 from typing import Any
 
 from vaekit.catalog import civitai, hub
-from vaekit.catalog.web import NetworkError
-from vaekit.errors import OptionError, VaekitError
+from vaekit.errors import NetworkError, OptionError, VaekitError
 from vaekit.families import family
 
 log = logging.getLogger("vaekit")

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx2
 
-from vaekit.errors import FileError, OptionError, VaekitError
+from vaekit.errors import AccessError, FileError, NetworkError, OptionError, VaekitError
 from vaekit.version import version
 
 log = logging.getLogger("vaekit")
@@ -33,16 +33,6 @@ LARGEST_ANSWER = 32 << 20
 """Bytes of an answer in JSON."""
 
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-class NetworkError(VaekitError):
-    """A server cannot be reached, is busy, breaks off, or answers what it should not."""
-
-    exit_code = 1
-
-
-class AccessError(VaekitError):
-    """A server wants a login, a licence accepted, or another account."""
 
 
 class Dropped(NetworkError):

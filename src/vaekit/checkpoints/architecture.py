@@ -92,7 +92,8 @@ def _widths(shapes: Mapping[str, Shape], stages: str) -> tuple[int, ...]:
 
 
 def _count(names: Mapping[str, Shape], pattern: str) -> int:
-    count = 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    found = re.findall(rf"\n{pattern}", "\n".join(("", *names)))  # one search through all names, for speed
+    count = 1 + max(map(int, found), default=-1)
     if count > MOST_LAYERS:
         raise NotAVAEError(f"not a kind of VAE that vaekit knows: over {MOST_LAYERS} layers in a row")
     return count

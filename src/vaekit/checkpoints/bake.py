@@ -84,7 +84,7 @@ def bake(
     weights = load(source, identity)
     if len(identity.families) != 1 and not any_family:
         _warn_if_unrelated(target, weights, vae)
-    tell_what_is_lost(output, identity, None)
+    tell_what_is_lost(output, identity, identity.families[0] if len(identity.families) == 1 else None)
     rounded = count_rounded(weights.state, dtype) if dtype else 0
     layout = target.layout or _layout_for(weights)
     new = {name: stored(tensor, dtype) for name, tensor in _named(target, weights, layout).items()}

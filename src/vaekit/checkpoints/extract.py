@@ -25,7 +25,7 @@ from vaekit.files import check_target
 from vaekit.networks.config import KLConfig
 
 NORM_GROUPS = 32
-"""Of every published VAE, and what programs take where nothing tells."""
+"""Of every published VAE, and what is taken where neither a configuration nor the family tells."""
 
 log = logging.getLogger("vaekit")
 
@@ -180,7 +180,8 @@ def tell_what_is_lost(output: Path, identity: Identity, family: Family | None) -
         lost.append(f"its scaling factor {family.scaling_factor:g}")
     if isinstance(config, KLConfig) and config.padding_mode != "zeros":
         lost.append(f"its {config.padding_mode} padding")
-    if isinstance(config, KLConfig) and config.norm_groups != NORM_GROUPS:
+    usual = family.kl.norm_groups if family is not None and family.kl is not None else NORM_GROUPS
+    if isinstance(config, KLConfig) and config.norm_groups != usual:
         lost.append(f"its {config.norm_groups} norm groups")
     if lost:
         log.warning("%s cannot tell %s; a diffusers folder can (layout diffusers)", output.name, " and ".join(lost))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,11 @@ def _families(
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
     by_shape = tuple(f for f in families().values() if _fits(f, network))
-    candidates = by_shape + tuple(f for f in families().values() if _tells_no_network(f, network))
+    by_name = tuple(f for f in families().values() if _tells_no_network(f, network))
     if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
-        return _by_numbers(network, candidates, config)
+        return _by_numbers(network, (by_shape, by_name), config)
     for evidence, names in _evidence(network, tensors, path, metadata, config):
-        narrowed = tuple(f for f in candidates if f.name in names)
+        narrowed = tuple(f for f in by_shape + by_name if f.name in names)
         if narrowed:
             return narrowed, evidence
     return by_shape, "the shapes of its tensors"
@@ -127,12 +127,15 @@ def _tells_no_network(family: Family, network: NetworkConfig) -> bool:
     return family.kl is None and family.tiny is None and space == (family.latent_channels, family.downscale)
 
 
-def _by_numbers(network: KLConfig, candidates: tuple[Family, ...], config: Config) -> tuple[tuple[Family, ...], str]:
+def _by_numbers(
+    network: KLConfig, candidates: Iterable[tuple[Family, ...]], config: Config
+) -> tuple[tuple[Family, ...], str]:
     """A config.json that tells the numbers of the latent space decides, a space of its own included."""
     own = _own_family(network, config)
-    same = tuple(f for f in candidates if _same_numbers(f, own))
-    if same:
-        return same, f"scaling_factor {own.scaling_factor:g} in its config.json"
+    for fitting in candidates:
+        same = tuple(f for f in fitting if _same_numbers(f, own))
+        if same:
+            return same, f"scaling_factor {own.scaling_factor:g} in its config.json"
     return (own,), f"a latent space of its own: scaling_factor {own.scaling_factor:g} in its config.json"
 
 
@@ -193,6 +196,8 @@ def _same_numbers(a: Family, b: Family) -> bool:
 
 
 Evidence = tuple[str, frozenset[str]]
+Part = str | re.Pattern[str]
+"""Of a tensor's name; a line break stands where the name begins or ends."""
 
 
 def _evidence(
@@ -238,25 +243,27 @@ _MODELSPEC = (
     ("flux.2", ("flux2",)),
 )
 _TINY_NAMES = (("taesdxl", "sdxl"), ("taesd3", "sd3"), ("taef1", "flux1"), ("taef2", "flux2"), ("taesd", "sd1"))
-_SURROUNDINGS = tuple(
-    (words, re.compile(pattern), frozenset(names))
-    for words, pattern, names in (
-        ("Playground's edm_mean in the checkpoint", r"edm_mean$", ("playground25",)),
-        ("SDXL's text encoders in the checkpoint", r"conditioner\.embedders\.", ("sdxl",)),
-        ("SD 1/2's text encoder in the checkpoint", r"cond_stage_model\.", ("sd1", "upscaler4x")),
-        ("SD3's transformer in the checkpoint", r"model\.diffusion_model\.joint_blocks\.", ("sd3",)),
-        ("FLUX's transformer in the checkpoint", r"(model\.diffusion_model\.)?double_blocks\.", ("flux1", "flux2")),
-        ("SDXL's UNet in the checkpoint", r"model\.diffusion_model\.label_emb\.", ("sdxl",)),
-        ("SD 1/2's UNet in the checkpoint", r"model\.diffusion_model\.input_blocks\.", ("sd1",)),
-    )
+_SURROUNDINGS = (
+    ("Playground's edm_mean in the checkpoint", ("\nedm_mean\n",), ("playground25",)),
+    ("SDXL's text encoders in the checkpoint", ("\nconditioner.embedders.",), ("sdxl",)),
+    ("SD 1/2's text encoder in the checkpoint", ("\ncond_stage_model.",), ("sd1", "upscaler4x")),
+    ("SD3's transformer in the checkpoint", ("\nmodel.diffusion_model.joint_blocks.",), ("sd3",)),
+    (
+        "FLUX's transformer in the checkpoint",
+        ("\nmodel.diffusion_model.double_blocks.", "\ndouble_blocks."),
+        ("flux1", "flux2"),
+    ),
+    ("SDXL's UNet in the checkpoint", ("\nmodel.diffusion_model.label_emb.",), ("sdxl",)),
+    ("SD 1/2's UNet in the checkpoint", ("\nmodel.diffusion_model.input_blocks.",), ("sd1",)),
 )
 
 
 def surroundings(tensors: Tensors) -> Evidence | None:
     """The model around a baked VAE tells its family."""
-    for words, pattern, names in _SURROUNDINGS:
-        if any(pattern.match(name) for name in tensors):
-            return words, names
+    names = _lines(tensors)
+    for words, parts, of in _SURROUNDINGS:
+        if any(part in names for part in parts):
+            return words, frozenset(of)
     return None
 
 
@@ -271,25 +278,21 @@ def _tiny_names(path: Path) -> Iterator[Evidence]:
 # Files that hold something else
 
 
-def _patterns(*rows: tuple[str, str]) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((words, re.compile(pattern)) for words, pattern in rows)
-
-
-_OTHER_VAES = _patterns(
-    ("OpenAI's consistency decoder", r"decoder_unet\."),
-    ("a DC-AE autoencoder (Sana)", r".*\.op_list\.|encoder\.down_blocks\.\d+\.\d+\."),
-    ("a video VAE (Wan or Qwen-Image)", r"(en|de)coder\.middle\."),
+_OTHER_VAES = (
+    ("OpenAI's consistency decoder", ("\ndecoder_unet.",)),
+    ("a DC-AE autoencoder (Sana)", (".op_list.", re.compile(r"\nencoder\.down_blocks\.\d+\.\d+\."))),
+    ("a video VAE (Wan or Qwen-Image)", ("\nencoder.middle.", "\ndecoder.middle.")),
 )
-_OTHERS = _patterns(
-    ("a LoRA", r"lora_|.*\.lora_|.*lora_A\."),
-    ("a ControlNet", r"control_model\.|controlnet_|input_hint_block\."),
-    ("a textual inversion", r"(emb_params|string_to_param|clip_[gl])$"),
-    ("a T5 text encoder", r".*encoder\.block\.0\.layer\."),
-    ("an upscaler (ESRGAN type)", r".*(RRDB_trunk|\.(rdb|RDB)1\.)"),
-    ("a checkpoint without a baked VAE", r"cond_stage_model\.|conditioner\."),
-    ("a CLIP text encoder", r".*text_model\."),
-    ("a UNet or transformer alone", r"(model\.diffusion_model|double_blocks|joint_blocks)\."),
-    ("a diffusers UNet", r"(down_blocks|up_blocks|time_embedding)\."),
+_OTHERS = (
+    ("a LoRA", ("\nlora_", ".lora_", "lora_A.")),
+    ("a ControlNet", ("\ncontrol_model.", "\ncontrolnet_", "\ninput_hint_block.")),
+    ("a textual inversion", ("\nemb_params\n", "\nstring_to_param\n", "\nclip_g\n", "\nclip_l\n")),
+    ("a T5 text encoder", ("encoder.block.0.layer.",)),
+    ("an upscaler (ESRGAN type)", ("RRDB_trunk", ".rdb1.", ".RDB1.")),
+    ("a checkpoint without a baked VAE", ("\ncond_stage_model.", "\nconditioner.")),
+    ("a CLIP text encoder", ("text_model.",)),
+    ("a UNet or transformer alone", ("\nmodel.diffusion_model.", "\ndouble_blocks.", "\njoint_blocks.")),
+    ("a diffusers UNet", ("\ndown_blocks.", "\nup_blocks.", "\ntime_embedding.")),
 )
 
 
@@ -301,5 +304,15 @@ def describe_other(tensors: Tensors) -> str:
     return f"{words}, not a VAE" if words else f"no VAE in it ({len(tensors)} tensors, {min(tensors)[:80]!r} for one)"
 
 
-def _first_match(patterns: tuple[tuple[str, re.Pattern[str]], ...], tensors: Tensors) -> str | None:
-    return next((words for words, pattern in patterns if any(pattern.match(name) for name in tensors)), None)
+def _first_match(rows: Iterable[tuple[str, tuple[Part, ...]]], tensors: Tensors) -> str | None:
+    names = _lines(tensors)
+    return next((words for words, parts in rows if any(_is_in(names, part) for part in parts)), None)
+
+
+def _is_in(names: str, part: Part) -> bool:
+    return part in names if isinstance(part, str) else part.search(names) is not None
+
+
+def _lines(tensors: Tensors) -> str:
+    """The names, each between two line breaks: one search through all of them is far faster than one in each."""
+    return "\n".join(("", *tensors, ""))

@@ -67,7 +67,7 @@ def _translate(inside: Mapping[str, str], translate: Callable[[str], str]) -> di
 
 def _kl_prefixes(known: set[str]) -> list[str]:
     ends = ("encoder.conv_in.weight", "decoder.conv_in.weight")
-    found = {name.removesuffix(end) for name in known for end in ends if name.endswith(end)}
+    found = {name.removesuffix(end) for name in known if name.endswith(ends) for end in ends if name.endswith(end)}
     return sorted(found, key=lambda p: (KNOWN_PREFIXES.index(p) if p in KNOWN_PREFIXES else len(KNOWN_PREFIXES), p))
 
 

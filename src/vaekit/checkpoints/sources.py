@@ -10,9 +10,8 @@ import json
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vaekit.errors import FileError
 
@@ -31,8 +30,7 @@ FLOATS = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 """The dtypes that weights come in."""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """dtype in the notation of safetensors (F32, BF16, F8_E4M3 …) and shape."""
 
     dtype: str
@@ -72,12 +70,13 @@ class SafetensorsSource(Source):
         from safetensors import safe_open
 
         self.path = regular_file(path)
-        start, header = _read_header(path)
-        with _one_line(path), safe_open(path, framework="numpy") as file:
+        self._start, header = _read_header(path)
+        with _one_line(path), safe_open(path, framework="numpy"):  # which checks all of the header
             self.metadata = header.pop("__metadata__", None) or {}
-            self._spans = {name: (start + begin, start + end) for name, (begin, end) in _offsets(header)}
-            slices = ((name, file.get_slice(name)) for name in self._spans)
-            self.tensors = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
+            self._header = dict(sorted(header.items(), key=_offsets))
+            self.tensors = {
+                name: TensorInfo(about["dtype"], tuple(about["shape"])) for name, about in self._header.items()
+            }
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         from safetensors import safe_open
@@ -86,11 +85,11 @@ class SafetensorsSource(Source):
             return {name: file.get_tensor(name) for name in names}
 
     def size(self, name: str) -> int:
-        start, end = self._spans[name]
+        start, end = self._header[name]["data_offsets"]
         return end - start
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        start, end = self._spans[name]
+        start, end = (self._start + offset for offset in self._header[name]["data_offsets"])
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -226,9 +225,9 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, header if isinstance(header, dict) else {}
 
 
-def _offsets(header: Mapping[str, Any]) -> list[tuple[str, tuple[int, int]]]:
-    """Each tensor's begin and end, in their order in the file."""
-    return sorted(((name, tuple(about["data_offsets"])) for name, about in header.items()), key=lambda item: item[1])
+def _offsets(item: tuple[str, Any]) -> list[int]:
+    """A tensor's begin and end."""
+    return item[1]["data_offsets"]
 
 
 class _TwiceError(Exception):
@@ -236,11 +235,13 @@ class _TwiceError(Exception):
 
 
 def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _TwiceError(f"{name[:80]!r}")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _TwiceError(f"{name[:80]!r}")
+            seen.add(name)
     return found
 
 

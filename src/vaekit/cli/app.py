@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import codec, demo, inspect, latents
+from vaekit.cli import baked, catalog, codec, compare, demo, inspect, latents, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -38,6 +38,15 @@ def options(
 app.command("encode")(codec.encode)
 app.command("decode")(codec.decode)
 app.command("roundtrip")(codec.roundtrip)
+app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
+app.command("extract")(baked.extract)
+app.command("convert")(baked.convert)
+app.command("bake")(baked.bake)
+app.command("diff")(baked.diff)
+app.add_typer(catalog.app, name="vae")
+app.command("which")(catalog.which)
+app.command("prefer")(catalog.prefer)
 app.add_typer(latents.app, name="latents")
+app.add_typer(train.app, name="train")
 app.command("demo")(demo.demo)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILES", help="VAEs, checkpoints, diffusers folders.")],
     fingerprint: Annotated[
-        bool, typer.Option("--fingerprint", help="Read the VAE's weights too: its hash, and whether they are sound.")
+        bool,
+        typer.Option(
+            "--fingerprint", help="Read the VAE's weights: their hash, and which known VAE they are or are near."
+        ),
     ] = False,
     as_json: common.Json = False,
 ) -> None:
@@ -60,10 +63,16 @@ def _inspect(path: Path, fingerprint: bool) -> list[dict[str, Any]]:
 def _fingerprint(entry: Inspection) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from vaekit.catalog.library import scan
+    from vaekit.catalog.named import named_vaes
     from vaekit.checkpoints.fingerprint import fingerprint
+    from vaekit.checkpoints.nearest import nearest
     from vaekit.checkpoints.read import read
 
-    return {"fingerprint": asdict(fingerprint(read(entry.path).state))}
+    state = read(entry.path).state
+    names = tuple(family.name for family in entry.identity.families)
+    found = nearest(state, named_vaes(scan(), names, other_than=entry.path))
+    return {"fingerprint": asdict(fingerprint(state)), "nearest": found.to_dict(), "is": str(found)}
 
 
 def _text(entry: dict[str, Any]) -> str:
@@ -80,5 +89,5 @@ def _text(entry: dict[str, Any]) -> str:
         "baked": f"yes, beside {entry['other_tensors']} other tensors" if entry["baked"] else "no, a VAE alone",
     }
     if "fingerprint" in entry:
-        lines["fingerprint"] = entry["fingerprint"]["vae"]
+        lines |= {"fingerprint": entry["fingerprint"]["vae"], "is": entry["is"]}
     return "\n".join(f"{name:<12}{text}" for name, text in lines.items())

@@ -1,5 +1,5 @@
-"""How close a picture is to its original."""
+"""How close a picture is to its original, and VAEs side by side."""
 
-from vaekit.quality.metrics import Picture, Quality, ciede2000, measure, psnr, ssim
+from vaekit.quality.metrics import Picture, Quality, ciede2000, measure, ms_ssim, psnr, ssim
 
-__all__ = ["Picture", "Quality", "ciede2000", "measure", "psnr", "ssim"]
+__all__ = ["Picture", "Quality", "ciede2000", "measure", "ms_ssim", "psnr", "ssim"]

@@ -1,4 +1,4 @@
-"""Measures between two pictures of the same size: PSNR, SSIM, CIEDE2000.
+"""Measures between two pictures of the same size: PSNR, SSIM, MS-SSIM, CIEDE2000.
 
 Every function takes PIL pictures or uint8 arrays [H, W, 3] in sRGB. PIL
 pictures of other modes are turned into RGB first; transparency is not measured.
@@ -20,6 +20,15 @@ Picture = Image.Image | NDArray[np.uint8]
 
 SSIM_WINDOW = 11
 """Pixels: the side of SSIM's Gaussian window, sigma 1.5 cut at 3.5 sigma."""
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of MS-SSIM's scales, the full size first; each is half the size of the one before."""
+
+MS_SSIM_SIDE = SSIM_WINDOW << (len(MS_SSIM_WEIGHTS) - 1)
+"""Pixels: the smallest side whose last scale still holds SSIM's window, 176."""
+
+_NO_LUMINANCE = 1e6
+"""As SSIM's constant K1, it makes the luminance term 1: contrast and structure are left."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,44 @@ def ssim(a: Picture, b: Picture) -> float:
         a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=2, data_range=255
     )
     return float(score)
+
+
+def ms_ssim(a: Picture, b: Picture) -> float:
+    """SSIM over five scales, mean over the three channels on each, 1 for equal pictures.
+
+    Contrast and structure count on every scale, luminance on the smallest; a
+    negative scale counts as 0. Raises PictureError for pictures under 176 pixels.
+    Source: Wang, Simoncelli, Bovik 2003, "Multiscale structural similarity".
+    """
+    from skimage.metrics import structural_similarity
+
+    first, second = _pair(a, b)
+    height, width = first.shape[:2]
+    if min(height, width) < MS_SSIM_SIDE:
+        raise PictureError(f"MS-SSIM needs pictures of at least {MS_SSIM_SIDE}×{MS_SSIM_SIDE}, not {width}×{height}")
+    x, y = first.astype(np.float64), second.astype(np.float64)
+    product = 1.0
+    for scale, weight in enumerate(MS_SSIM_WEIGHTS, 1):
+        score = structural_similarity(  # type: ignore[no-untyped-call]
+            x,
+            y,
+            K1=0.01 if scale == len(MS_SSIM_WEIGHTS) else _NO_LUMINANCE,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=2,
+            data_range=255,
+        )
+        product *= max(0.0, float(score)) ** weight
+        x, y = _halved(x), _halved(y)
+    return product
+
+
+def _halved(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The means of 2×2 pixels; an odd last row or column is left out."""
+    height, width, channels = pixels.shape
+    even = pixels[: height // 2 * 2, : width // 2 * 2]
+    return even.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3))
 
 
 def ciede2000(a: Picture, b: Picture) -> float:

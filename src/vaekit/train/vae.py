@@ -9,7 +9,7 @@ import math
 from typing import Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from vaekit.checkpoints.read import read
@@ -20,7 +20,7 @@ from vaekit.networks.kl import KL, ResnetBlock
 from vaekit.networks.moments import Moments
 from vaekit.train import losses
 from vaekit.train.adversarial import Adversary
-from vaekit.train.bottleneck import turn, widen
+from vaekit.train.bottleneck import turn
 from vaekit.train.faults import Fault, add_fault
 from vaekit.train.run import Losses, Recipe, Run
 from vaekit.train.weights import Weights
@@ -30,9 +30,8 @@ class VaeRecipe(Recipe):
     """network: the shapes of a network from nothing; or start: a VAE to go on from.
 
     train: both halves, or the decoder alone. turn: the latents begin as those
-    of `start`, turned at random and stretched by this factor; channels: how many
-    they become (bottleneck.py). fault: what the pictures to be reproduced are
-    spoilt with, for test objects.
+    of `start`, turned at random and stretched by this factor (bottleneck.py).
+    fault: what the pictures to be reproduced are spoilt with, for test objects.
     """
 
     kind: Literal["vae"] = "vae"
@@ -40,7 +39,6 @@ class VaeRecipe(Recipe):
     start: str | None = None
     train: Literal["both", "decoder"] = "both"
     turn: PositiveFloat | None = None
-    channels: PositiveInt | None = None
     fault: Fault | None = None
     losses: Weights = Weights()
 
@@ -48,10 +46,9 @@ class VaeRecipe(Recipe):
     def _complete(self) -> Self:
         if (self.network is None) == (self.start is None):
             raise ValueError("say either [network], or start = the VAE to go on from")
-        other_latents = self.turn is not None or self.channels is not None
-        if self.start is None and (other_latents or self.train == "decoder"):
-            raise ValueError("turn, channels and a decoder alone go on from a VAE: say start")
-        if self.train == "decoder" and other_latents:
+        if self.start is None and (self.turn is not None or self.train == "decoder"):
+            raise ValueError("turn and a decoder alone go on from a VAE: say start")
+        if self.train == "decoder" and self.turn is not None:
             raise ValueError("a decoder alone is trained on the latents of start as they are")
         return self
 
@@ -75,13 +72,10 @@ def build_from(recipe: VaeRecipe) -> KL:
     config, state = weights.identity.config, dict(weights.state)
     if not isinstance(config, KLConfig) or not (config.has_encoder and config.has_decoder):
         raise OptionError(f"{recipe.start}: recipes of kind vae go on from KL networks with both halves")
-    if recipe.turn or recipe.channels:
-        if not (config.quant_conv and config.post_quant_conv) or (recipe.channels or 99) < config.latent_channels:
-            raise OptionError(f"{recipe.start}: its latents cannot be changed: no 1×1 convolutions, or fewer channels")
-        if recipe.turn:
-            state = turn(state, config.latent_channels, seed=recipe.seed, stretch=recipe.turn)
-        if recipe.channels:
-            state, config = widen(state, config, recipe.channels, seed=recipe.seed)
+    if recipe.turn is not None:
+        if not (config.quant_conv and config.post_quant_conv):
+            raise OptionError(f"{recipe.start}: its latents cannot be turned: it has no 1×1 convolutions beside them")
+        state = turn(state, config.latent_channels, seed=recipe.seed, stretch=recipe.turn)
     model = KL(config)
     model.load_state_dict(state)
     if recipe.train == "decoder":
