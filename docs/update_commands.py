@@ -24,7 +24,6 @@ COMMANDS = (
     "vae search",
     "which",
     "prefer",
-    "doctor",
     "latents show",
     "latents stats",
     "train vae",

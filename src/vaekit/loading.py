@@ -29,8 +29,8 @@ log = logging.getLogger("vaekit")
 
 FARTHEST = math.log(1.5)
 """How far the measured spread may be from a family's."""
-CLEARER = 2.0
-"""So many times farther must the next family be: sd1 and sdxl, a factor of 1.40 apart, are told up to 1.12."""
+CLEARER = 1.6
+"""So many times farther must the next family be: sd1 and sdxl, a factor of 1.40 apart, are told up to 1.14."""
 
 SAMPLE_SIDE = 192
 

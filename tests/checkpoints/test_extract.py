@@ -200,10 +200,12 @@ def test_the_counter_of_a_batch_norm_travels_and_a_tensor_in_its_name_does_not(t
 # The family
 
 
-def test_a_family_known_by_the_checkpoint_is_still_known_by_the_vae_alone(tmp_path: Path) -> None:
-    """mini's tensors could be of another family with the same shapes, if there were one; sd1's and sdxl's are."""
+def test_a_family_that_was_said_is_still_known_by_the_vae_alone(tmp_path: Path) -> None:
+    """mini's tensors could be mini-b's: their shapes are the same, as sd1's and sdxl's are."""
     state = dict(read(assets.model_folder("mini")).state)
-    done = extract(checkpoint(tmp_path / "model.safetensors", state), tmp_path / "vae.safetensors")
+    model = checkpoint(tmp_path / "model.safetensors", state)
+    assert extract(model, tmp_path / "open.safetensors").family is None
+    done = extract(model, tmp_path / "vae.safetensors", Form(family="mini"))
     assert done.family == "mini"
     identity = inspect(tmp_path / "vae.safetensors")[0].identity
     assert (identity.families[0].name, identity.evidence) == ("mini", "vaekit.family in its metadata")
@@ -263,7 +265,7 @@ def test_diffusers_loads_the_folder_and_decodes_the_same(source: str, tmp_path: 
     given_path = mini
     if source == "checkpoint":
         given_path = checkpoint(tmp_path / "model.safetensors", dict(read(mini).state))
-    extract(given_path, tmp_path / "vae", Form("diffusers", torch.float32))
+    extract(given_path, tmp_path / "vae", Form("diffusers", torch.float32, "mini"))
     theirs = from_diffusers("AutoencoderKL", tmp_path / "vae")
     ours = vaekit.load("mini", device="cpu", dtype="float32")
     assert theirs.config.scaling_factor == ours.family.scaling_factor

@@ -145,3 +145,11 @@ def test_the_more_pictures_the_smaller_they_are_shown(tmp_path, expected, side):
         if a.get("data-place") == "0"
     ]
     assert widths == [side, side]
+
+
+def test_pictures_that_compress_badly_are_shown_too(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 2, (512, 512, 3), dtype=np.uint8) * 255
+    found = compare(noise, [Pooling()], with_charts=False)
+    page = found.save(tmp_path / "out")
+    shown = next(a for a in Read(page.read_text("utf-8")).all("img") if a.get("src"))
+    assert len(shown["src"]) > 512 * 512

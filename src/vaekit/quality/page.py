@@ -100,10 +100,14 @@ class Page:
 
 
 def _shown(label: str, picture: Image.Image, kind: str) -> Shown:
-    """JPEG with full colour resolution, so that it adds no colour error of its own to see."""
+    """JPEG with full colour resolution, so that it adds no colour error of its own to see.
+
+    Not with optimize=True: Pillow's buffer for that is too small for text and noise.
+    """
     buffer = io.BytesIO()
-    options = {"quality": 92, "subsampling": 0} if kind == "jpeg" else {}
-    picture.save(buffer, kind, optimize=True, **options)
+    picture.save(
+        buffer, kind, **({"quality": 92, "subsampling": 0} if kind == "jpeg" else {"optimize": True})
+    )
     uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     return Shown(label, uri, *picture.size)
 
