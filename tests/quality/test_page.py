@@ -118,6 +118,9 @@ def test_the_numbers_told_are_those_of_the_comparison(found):
     for row in table.rows.values():
         assert f"{row['psnr']:.2f}" in page.text
         assert f"{row['contrast']:.2f}" in page.text
+    for trial in comparison.compared[1].trials:
+        assert f"{trial.vae} {trial.trips[0].psnr:.2f} dB" in page.text
+        assert f"{trial.vae}, 2 round trips {trial.trips[1].psnr:.2f} dB" in page.text
     assert "mean of 2 pictures" in page.text
     assert "− is greener than the reference" in page.text
     assert "After 2 round trips" in page.text

@@ -16,7 +16,7 @@ from PIL import Image
 from vaekit.quality import sheets
 from vaekit.quality.measures import MEASURES, in_words
 from vaekit.quality.places import Box
-from vaekit.quality.result import Compared, Comparison, Gallery
+from vaekit.quality.result import Compared, Comparison, Gallery, after
 
 LARGEST, SMALLEST = 1024, 256
 """Pixels: bounds of the longer side that pictures have in the page."""
@@ -48,9 +48,11 @@ class View:
     differences: tuple[Shown, ...]
 
     def caption(self, label: str) -> str:
-        """How close a result is, to stand behind its name; nothing for the original and after more round trips."""
-        found = [trial.trips[0] for trial in self.compared.trials if trial.vae == label != self.compared.reference]
-        return "".join(f" {MEASURES[0].text(found.psnr)} dB" for found in found)
+        """How close a result is, to stand behind its label; nothing for what it is measured against."""
+        psnr = {trial.vae: trial.trips[0].psnr for trial in self.compared.trials}
+        psnr |= {after(trial.vae, len(trial.trips)): trial.trips[-1].psnr for trial in self.compared.trials}
+        known = label in psnr and label != self.compared.reference
+        return f" {MEASURES[0].text(psnr[label])} dB" if known else ""
 
 
 class Page:
@@ -105,9 +107,7 @@ def _shown(label: str, picture: Image.Image, kind: str) -> Shown:
     Not with optimize=True: Pillow's buffer for that is too small for text and noise.
     """
     buffer = io.BytesIO()
-    picture.save(
-        buffer, kind, **({"quality": 92, "subsampling": 0} if kind == "jpeg" else {"optimize": True})
-    )
+    picture.save(buffer, kind, **({"quality": 92, "subsampling": 0} if kind == "jpeg" else {"optimize": True}))
     uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     return Shown(label, uri, *picture.size)
 

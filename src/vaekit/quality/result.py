@@ -113,7 +113,7 @@ class Gallery:
     def labelled(self, round_trips: int) -> dict[str, Image.Image]:
         """Every picture under its label: the original first, the results, and what was left after all round trips."""
         first = {} if self.original is None else {ORIGINAL: self.original}
-        return first | self.results | {f"{name}, {round_trips} round trips": last for name, last in self.last.items()}
+        return first | self.results | {after(name, round_trips): last for name, last in self.last.items()}
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,11 @@ class Comparison:
         expected = len(self.compared) * len(self.contenders)
         write(folder, self.contenders, zip(self.compared, self.galleries, strict=True), expected=expected, force=force)
         return folder / "index.html"
+
+
+def after(name: str, round_trips: int) -> str:
+    """What a VAE's last picture is called."""
+    return f"{name}, {round_trips} round trips"
 
 
 def _title(pictures: list[Compared]) -> str:
