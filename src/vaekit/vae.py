@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
-from vaekit.engine.half import Half
+from vaekit.engine.half import Half, Ration, Told, rows_into, rows_of
 from vaekit.engine.placement import Placement
+from vaekit.engine.strips.budget import Memory, settle
 from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
 from vaekit.families import Family
 from vaekit.latents import Latents
@@ -25,7 +26,7 @@ from vaekit.networks.moments import Moments
 
 log = logging.getLogger("vaekit")
 
-Output = Literal["pil", "numpy", "tensor"]
+Output = images.Output
 Decoded = Image.Image | list[Image.Image] | npt.NDArray[np.uint8] | Tensor
 
 
@@ -89,6 +90,8 @@ class VAE:
         seed: int | None = None,
         alpha: str = "keep",
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> Latents:
         """Encode a picture, or several of one size.
 
@@ -98,6 +101,9 @@ class VAE:
         sample: draw from the posterior instead of taking its mean; picture i is
         drawn with seed + i. alpha: "keep" puts transparency aside into the
         latents, a colour composites on it. max_pixels: larger files are refused.
+        memory: bytes or "1GiB", the most that the process takes beside what it
+        holds already (docs/memory.md); by default half of what is free. progress: called
+        after each strip.
 
         Returns Latents in model space, float32. Raises PictureError, OptionError,
         NumericsError, ResourceError, and VaekitError for a decoder-only VAE.
@@ -108,10 +114,20 @@ class VAE:
         read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
         for note in read.notes:
             log.info("%s", note)
-        moments = self._encoder.encode(images.pad(read.pixels, self.family.downscale))
+        moments = self._moments(images.pad(read.pixels, self.family.downscale), memory, progress)
         raw = _draw(moments, seed) if sample else moments.mean
         tensor = self._to_model_space(raw).cpu()
         return Latents(tensor, self.family, read.size, vae=self.fingerprint.vae, alpha=read.alpha)
+
+    def _moments(self, pixels: Tensor, memory: Memory, progress: Told | None) -> Moments:
+        """pixels: [B, 3, H, W], padded -> moments, not folded."""
+        assert self._encoder is not None
+        batch, _, height, width = pixels.shape
+        out = torch.empty((batch, *self._encoder.result_shape(height, width)), device=self.placement.device)
+        held, result = (4 * tensor.numel() for tensor in (pixels, out))
+        ration = Ration(settle(memory, self.placement.device), held, 3 * result, progress=progress)
+        self._encoder.run((batch, height, width), rows_of(pixels), rows_into(out), ration)
+        return Moments.from_channels(out) if isinstance(self.config, KLConfig) else Moments(out)
 
     def _check_sampling(self, sample: bool, seed: int | None) -> None:
         if seed is not None and not sample:
@@ -128,27 +144,58 @@ class VAE:
 
     @overload
     def decode(
-        self, latents: Latents | Tensor, *, output: Literal["pil"] = "pil", any_family: bool = False
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["pil"] = "pil",
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> Image.Image | list[Image.Image]: ...
 
     @overload
     def decode(
-        self, latents: Latents | Tensor, *, output: Literal["numpy"], any_family: bool = False
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["numpy"],
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> np.ndarray: ...
 
     @overload
-    def decode(self, latents: Latents | Tensor, *, output: Literal["tensor"], any_family: bool = False) -> Tensor: ...
+    def decode(
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["tensor"],
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+    ) -> Tensor: ...
 
-    def decode(self, latents: Latents | Tensor, *, output: Output = "pil", any_family: bool = False) -> Decoded:
+    def decode(
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Output = "pil",
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+    ) -> Decoded:
         """Decode latents to pictures of exactly the size that was encoded.
 
         latents: Latents, or a tensor [B, C, h, w] in this family's model space.
         output: "pil" gives a picture (a list for a batch; RGBA where alpha was
         put aside), "numpy" uint8 [B, H, W, 3], "tensor" float32 [B, 3, H, W] in
         [-1, 1] on the CPU. any_family: decode latents of another family all the same.
+        memory: bytes or "1GiB", the most that the process takes beside what it
+        holds already (docs/memory.md); by default half of what is free. progress: called
+        after each strip.
 
-        Raises FamilyError, LatentsError, NumericsError, ResourceError, and
-        VaekitError for an encoder-only VAE.
+        Raises FamilyError, LatentsError, OptionError, NumericsError, ResourceError,
+        and VaekitError for an encoder-only VAE.
         """
         if self._decoder is None:
             raise VaekitError(f"{self.name} has no decoder; it only encodes")
@@ -157,13 +204,13 @@ class VAE:
         latents = self._as_latents(latents)
         self._check_family(latents.family, any_family)
         raw = self._to_raw(latents.tensor.to(self.placement.device, torch.float32))
-        pixels = images.crop(self._decoder.decode(raw), latents.size).clamp(-1, 1).cpu()
-        if output == "tensor":
-            return pixels
-        pictures = images.to_pil(pixels, None if output == "numpy" else latents.alpha)
-        if output == "numpy":
-            return np.stack([np.asarray(picture) for picture in pictures])
-        return pictures[0] if len(pictures) == 1 else pictures
+        batch, _, height, width = raw.shape
+        result = images.Canvas.bytes(output, batch, latents.size)
+        ration = Ration(settle(memory, self.placement.device), 4 * raw.numel(), result, progress=progress)
+        canvas = images.Canvas(output, batch, latents.size, latents.alpha)
+        self._decoder.run((batch, height, width), rows_of(raw), canvas.write, ration)
+        pictures = canvas.finish()
+        return pictures[0] if isinstance(pictures, list) and len(pictures) == 1 else pictures
 
     def _as_latents(self, latents: Latents | Tensor) -> Latents:
         if isinstance(latents, Tensor):

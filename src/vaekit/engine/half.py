@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from vaekit.errors import NumericsError, ResourceError
+from vaekit.engine.strips import planning
+from vaekit.engine.strips.budget import Budget, rounded_up
+from vaekit.engine.strips.line import Line, line
+from vaekit.engine.strips.running import Progress, Runner
+from vaekit.engine.strips.stores import free_disk, spill_folder
+from vaekit.engine.strips.telling import amount, describe, size_of
+from vaekit.errors import NumericsError, OptionError, ResourceError
 from vaekit.networks.config import KLConfig, NetworkConfig
 from vaekit.networks.kl import KL
 from vaekit.networks.moments import Moments
@@ -21,11 +27,31 @@ log = logging.getLogger("vaekit")
 
 Direction = Literal["encode", "decode"]
 Network = KL | Tiny
-Result = TypeVar("Result", Tensor, Moments)
+Result = TypeVar("Result")
+Source = Callable[[int, int, Tensor], None]
+Sink = Callable[[int, int, Tensor], None]
+Told = Callable[[Progress], None]
+
+ONE_PIECE_MARGIN = 1.1
+"""So much more than predicted must be there before the plain network runs: its allocations are not ours to count."""
+
+
+@dataclass(frozen=True)
+class Ration:
+    """What a run may take. held, result: bytes of what it reads and of what it gives, which count as well.
+
+    rows: force this height of strips. progress: called after every strip.
+    """
+
+    budget: Budget
+    held: int = 0
+    result: int = 0
+    rows: int | None = None
+    progress: Told | None = None
 
 
 class Half:
-    """A network with one half only. Results are float32 on the network's device, and never NaN.
+    """A network with one half only. Results are float32, and never NaN.
 
     The weights are kept as they were read, so that a dtype that turned out too
     narrow can be left for float32 without having lost anything.
@@ -47,36 +73,123 @@ class Half:
         self.dtype = dtype
         self.network = self._build()
 
+    @property
+    def line(self) -> Line:
+        return line(self.config, self.direction)
+
     def encode(self, x: Tensor) -> Moments:
-        """x: [B, 3, H, W] float32 in [-1, 1] -> moments in float32, not folded."""
-        return self._run(x, lambda network, x: _widen_moments(network.moments(x)), lambda m: m.mean)
+        """x: [B, 3, H, W] float32 in [-1, 1] -> moments in float32, not folded. In one piece."""
+        return self._on_tensors(x, Moments.from_channels if isinstance(self.config, KLConfig) else Moments)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z: raw latents [B, C, h, w] in float32, not folded -> pictures [B, 3, H, W] float32, about [-1, 1]."""
-        return self._run(z, lambda network, z: network.decode(z).float(), lambda x: x)
+        """z: raw latents [B, C, h, w] in float32, not folded -> pictures [B, 3, H, W] float32. In one piece."""
+        return self._on_tensors(z, lambda pictures: pictures)
 
-    def _run(self, x: Tensor, call: Callable[[Network, Tensor], Result], values: Callable[[Result], Tensor]) -> Result:
-        """Run once; on NaN or infinity once more in float32, and stay there."""
-        result = self._call(x, call)
-        if not bool(torch.isfinite(values(result)).all()) and self.dtype != torch.float32:
-            log.warning(
-                "%s overflowed while trying to %s: repeated in float32, which this VAE keeps from now on",
-                str(self.dtype).removeprefix("torch."),
-                self.direction,
-            )
-            self.dtype = torch.float32
-            self.network = self._build()
-            result = self._call(x, call)
-        if not bool(torch.isfinite(values(result)).all()):
-            raise NumericsError(f"NaN or infinity came out of the {self.direction}r in float32: the VAE is broken")
-        return result
+    def _on_tensors(self, x: Tensor, wrap: Callable[[Tensor], Result]) -> Result:
+        batch, _, height, width = x.shape
+        out = torch.empty((batch, *self.result_shape(height, width)), device=self.device)
+        self.run((batch, height, width), rows_of(x), rows_into(out))
+        return wrap(out)
 
-    def _call(self, x: Tensor, call: Callable[[Network, Tensor], Result]) -> Result:
-        with (
-            torch.inference_mode(),
-            _enough_memory(f"{self.direction} {list(x.shape)} in {self.dtype} on {self.device}"),
-        ):
-            return call(self.network, x.to(self.device, self.dtype))
+    def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of what comes out of an input of this size."""
+        last = len(self.line) - 1
+        return self.line.steps[last].channels, self.line.side(last, height), self.line.side(last, width)
+
+    def run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None = None) -> None:
+        """Run on (batch, height, width) of pixels or cells, in one piece or in strips as the ration allows.
+
+        source(picture, first, out): fills `out` [n, width, channels] with rows.
+        sink(picture, first, rows): takes rows of the result, [n, width, channels];
+        from the first picture and row again where the run is repeated because the
+        dtype was too narrow. Without a ration it runs in one piece.
+
+        Raises NumericsError, ResourceError, and OptionError for a budget that is too small.
+        """
+        try:
+            self._run(shape, source, sink, ration)
+        except _Overflow:
+            if self.dtype == torch.float32:
+                told = f"NaN or infinity came out of the {self.direction}r in float32: the VAE is broken"
+                raise NumericsError(told) from None
+            self._widen()
+            self.run(shape, source, sink, ration)
+
+    def plan(self, shape: tuple[int, int, int], ration: Ration) -> planning.Plan | None:
+        """How to run on an input of this shape; None for one piece, where that fits. Raises like `run`."""
+        batch, height, width = shape
+        task = self.task(height, width, ration)
+        whole = task.held + task.result + batch * planning.one_piece_bytes(replace(task, held=0, result=0))
+        if whole * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
+            return None
+        planned = planning.plan(task, ration.budget.bytes)
+        if planned is None:
+            raise _too_little(self.direction, task, ration.budget)
+        return planned
+
+    def task(self, height: int, width: int, ration: Ration) -> planning.Task:
+        """What is to be planned for one picture."""
+        return planning.Task(
+            self.line,
+            height,
+            width,
+            item=self.dtype.itemsize,
+            held=ration.held,
+            result=ration.result,
+            disk=free_disk(spill_folder()),
+            rows=ration.rows,
+        )
+
+    def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
+        plan = None if ration is None else self.plan(shape, ration)
+        told = f"{self.direction} {shape[0]} of {shape[2]}×{shape[1]} in {self.dtype} on {self.device}"
+        with torch.inference_mode(), _enough_memory(told):
+            if plan is None or ration is None:
+                self._run_whole(shape, source, sink)
+                return
+            log.info("%s", describe(plan))
+            for picture in range(shape[0]):
+                self._run_strips(plan, picture, shape[0], source, sink, ration)
+
+    def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink) -> None:
+        batch, height, width = shape
+        x = torch.empty((batch, self.line.steps[0].channels, height, width), dtype=self.dtype, device=self.device)
+        for picture in range(batch):
+            source(picture, 0, x[picture].permute(1, 2, 0))
+        result = _decode(self.network, x) if self.direction == "decode" else _encode(self.network, x)
+        for picture in range(batch):
+            self._hand_on(sink, picture, 0, result[picture].permute(1, 2, 0))
+
+    def _run_strips(
+        self, plan: planning.Plan, picture: int, batch: int, source: Source, sink: Sink, ration: Ration
+    ) -> None:
+        progress = ration.progress
+        Runner(
+            self.network,
+            plan,
+            lambda first, out: source(picture, first, out),
+            lambda first, rows: self._hand_on(sink, picture, first, rows),
+            dtype=self.dtype,
+            device=self.device,
+            folder=spill_folder(),
+            told=None if progress is None else lambda one: progress(one.of_batch(picture, batch)),
+        ).run()
+
+    def _hand_on(self, sink: Sink, picture: int, first: int, rows: Tensor) -> None:
+        """To the sink, if it is sound: the mean or the picture is finite, and a log-variance, clamped later, no NaN."""
+        certain = rows[..., : self.config.latent_channels] if self.direction == "encode" else rows
+        if not bool(torch.isfinite(certain).all()) or bool(rows.isnan().any()):
+            raise _Overflow
+        sink(picture, first, rows)
+
+    def _widen(self) -> None:
+        log.warning(
+            "%s overflowed while trying to %s: repeated in float32, which this VAE keeps from now on",
+            str(self.dtype).removeprefix("torch."),
+            self.direction,
+        )
+        self.dtype = torch.float32
+        self.network = self._build()
 
     def _build(self) -> Network:
         with torch.device("meta"):
@@ -91,14 +204,47 @@ class Half:
         return network.eval().requires_grad_(False)
 
 
+class _Overflow(Exception):
+    """NaN or infinity came out."""
+
+
+def rows_of(x: Tensor) -> Source:
+    """Tensors [B, C, H, W] as a source of rows."""
+
+    def source(picture: int, first: int, out: Tensor) -> None:
+        out.copy_(x[picture, :, first : first + out.shape[0]].permute(1, 2, 0))
+
+    return source
+
+
+def rows_into(x: Tensor) -> Sink:
+    """A sink that fills tensors [B, C, H, W]."""
+
+    def sink(picture: int, first: int, rows: Tensor) -> None:
+        x[picture, :, first : first + rows.shape[0]] = rows.permute(2, 0, 1)
+
+    return sink
+
+
+def _encode(network: Network, x: Tensor) -> Tensor:
+    moments = network.moments(x)
+    return moments.mean if moments.logvar is None else torch.cat([moments.mean, moments.logvar], dim=1)
+
+
+def _decode(network: Network, z: Tensor) -> Tensor:
+    return network.decode(z)
+
+
+def _too_little(direction: Direction, task: planning.Task, budget: Budget) -> OptionError | ResourceError:
+    least = rounded_up(planning.smallest(task))
+    told = f"{size_of(task)} cannot be {direction}d in {amount(budget.bytes)} of memory; the least that does is {least}"
+    return OptionError(told) if budget.asked else ResourceError(f"{told}, and that is more than half of what is free")
+
+
 def _one_half(config: NetworkConfig, direction: Direction) -> NetworkConfig:
     if isinstance(config, KLConfig):
         return replace(config, decoder_channels=()) if direction == "encode" else replace(config, encoder_channels=())
     return replace(config, decoder_blocks=()) if direction == "encode" else replace(config, encoder_blocks=())
-
-
-def _widen_moments(moments: Moments) -> Moments:
-    return Moments(moments.mean.float(), None if moments.logvar is None else moments.logvar.float())
 
 
 @contextmanager

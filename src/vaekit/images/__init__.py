@@ -5,6 +5,7 @@ depth, padding and cropping. Files are hostile: their content is believed, never
 their name, and nothing but Pictures or a PictureError comes out of reading one.
 """
 
+from vaekit.images.canvas import Canvas, Output
 from vaekit.images.finding import find
 from vaekit.images.formats import SUFFIXES
 from vaekit.images.opening import DEFAULT_MAX_PIXELS
@@ -16,6 +17,8 @@ from vaekit.images.writing import check_format, to_pil, write
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "SUFFIXES",
+    "Canvas",
+    "Output",
     "PictureSource",
     "Pictures",
     "check_format",

@@ -1,0 +1,6 @@
+"""Encoding and decoding in strips: the result of one piece, inside a memory budget; docs/memory.md tells how.
+
+Downwards: `budget` (how much), `running` (a plan carried out with the network's
+modules), `attention`, `statistics`, `stores` (rows in memory or in a file).
+`planning`, `counting`, `sweeping` and `line` know nothing of torch.
+"""
