@@ -200,7 +200,12 @@ class VAE:
         unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
         return self._decoder.network.unfold(unscaled)
 
-    # Into diffusers
+    # Into diffusers, and elsewhere
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights as they were read, under our names; to make another VAE of them, not to change them."""
+        return self._state
 
     def as_diffusers(self) -> DropIn:
         """This VAE for diffusers' pipelines: `pipe.vae = vae.as_diffusers()`; see vaekit.drop_in.
