@@ -42,7 +42,7 @@ COLUMNS = 12
 TILE = 96
 """Pixels on the longer side of a tile in a sheet, about."""
 MOST_PIXELS = 100_000_000
-GAP, LABEL = 6, 110
+GAP, LABEL = 6, 132
 FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
 
 
@@ -206,7 +206,7 @@ def sheet(
     how = "linear" if vae is None else "decoded"
     labels = [f"channel {number}" for number in range(len(rows))] + [f"latents {how}", f"estimate {how}"]
     rows += [[pair[which].resize(shape, Image.Resampling.LANCZOS) for pair in both] for which in (0, 1)]
-    sigmas = [f"step {step}\nσ {float(traced.sigmas[step]):.2f}" for step in steps]
+    sigmas = [f"step {step}\nnoise {float(traced.sigmas[step]):.2f}" for step in steps]
     return _grid(rows, labels, sigmas)
 
 
