@@ -13,6 +13,7 @@ Exits with 1 where anything differs by more than 1e-3.
 from __future__ import annotations
 
 import gc
+import json
 import resource
 import sys
 import tempfile
@@ -80,8 +81,6 @@ def write_sd1(folder: Path) -> Path:
         "feature_extractor": [None, None],
         "safety_checker": [None, None],
     }
-    import json
-
     (folder / "model_index.json").write_text(json.dumps(index))
     vae = vae_folder(folder / "vae", 0.18215)
     written = write_single_file(folder, vae, folder.with_suffix(".safetensors"))

@@ -30,6 +30,7 @@ COMMANDS = (
     "latents show",
     "latents trace",
     "latents stats",
+    "latents study",
     "train vae",
     "train diffusion",
     "demo",

@@ -1,4 +1,4 @@
-"""latents show, latents trace, latents stats."""
+"""latents show, latents trace, latents stats, latents study."""
 
 from __future__ import annotations
 
@@ -152,6 +152,54 @@ def stats(
         for row in report:
             _print_stats(row)
     raise typer.Exit(code)
+
+
+@app.command("study")
+def study(
+    pictures: common.Pictures,
+    vae: common.Vae = "mini",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The report, an .html file; a CSV goes beside it.")
+    ] = Path("vaekit-study.html"),
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--other", help="VAE to decode the same latents; several times. Else those of the family here."),
+    ] = None,
+    side: Annotated[int, typer.Option("--side", help="Shrink larger pictures to so many pixels.")] = 512,
+    family: common.FamilyName = None,
+    device: common.Device = "auto",
+    dtype: common.DtypeName = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Find out how much of the latent space is needed.
+
+    Rounded, with noise, without a channel, beside PNG, JPEG and WebP; what one cell touches; between two pictures.
+
+    Example: vaekit latents study photos/ --vae mini -o study.html
+    """
+    from vaekit import images
+    from vaekit.study import page
+    from vaekit.study import study as run
+    from vaekit.study.others import relatives
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{output}: the report is a page: name it {output.stem}.html")
+    page.check(output, force=force)
+    paths = images.find(pictures)
+    coder = common.load_vae(vae, None, family, None, device, dtype)
+    found = run(paths, coder, relatives(coder, other, device=device), side=side, track=common.track)
+    table = page.write(found, output, force=force)
+    if as_json:
+        common.print_json({"page": str(output), "csv": str(table)} | found.to_dict())
+        return
+    rows = [
+        (name, variant, "–" if psnr != psnr else f"{psnr:.2f}", "–" if bits is None else f"{bits:.3f}")
+        for name in dict.fromkeys(finding.experiment for finding in found.findings)
+        for variant, _, psnr, bits in found.mean(name)
+    ]
+    common.print_table(("experiment", "variant", "PSNR dB", "bits per pixel"), rows)
+    typer.echo(f"{output}\n{table}")
 
 
 def _print_stats(row: dict[str, Any]) -> None:
