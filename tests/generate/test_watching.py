@@ -148,6 +148,14 @@ def test_the_animation_has_a_frame_per_step(traced: tuple[Path, torch.Tensor], t
         assert moving.size == (2 * 32 + traces.GAP, 32)
 
 
+def test_the_animation_stays_on_its_last_frame(traced: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    traces.write_animation(traces.load(traced[0]), tmp_path / "a.gif", milliseconds=50)
+    with Image.open(tmp_path / "a.gif") as moving:
+        assert moving.info["duration"] == 50
+        moving.seek(moving.n_frames - 1)
+        assert moving.info["duration"] >= 500
+
+
 def test_many_steps_are_thinned_and_both_ends_stay() -> None:
     assert traces.chosen_steps(5) == [0, 1, 2, 3, 4]
     many = traces.chosen_steps(100)
