@@ -184,13 +184,19 @@ def test_edges_of_things_are_no_seams() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 99), flat=st.booleans(), purple=st.booleans()
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    seed=st.integers(0, 99),
+    flat=st.booleans(),
+    purple=st.booleans(),
 )
 def test_any_picture_can_be_looked_at_and_every_box_lies_in_it(
     width: int, height: int, seed: int, flat: bool, purple: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    picture = rng.random((1, 1, 3) if flat else (height, width, 3), np.float32) * np.ones((height, width, 1), np.float32)
+    picture = rng.random((1, 1, 3) if flat else (height, width, 3), np.float32) * np.ones(
+        (height, width, 1), np.float32
+    )
     picture = with_blotch(picture, width // 2, height // 2, side=10) if purple else picture
     for finding in findings(picture):
         if finding.box is not None:

@@ -73,7 +73,7 @@ def _colours(picture: Image.Image) -> Lab:
 
     width, height = (max(1, side // BLOCK) for side in picture.size)
     small = picture.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(rgb2lab(np.asarray(small)), np.float64).reshape(-1, 3)  # type: ignore[no-untyped-call]
+    return np.asarray(rgb2lab(np.asarray(small)), np.float64).reshape(-1, 3)
 
 
 def _line(before: Lab, after: Lab) -> tuple[float | None, Lab]:
