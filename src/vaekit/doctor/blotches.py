@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vaekit.quality.places import Box
 
@@ -77,25 +76,10 @@ class Patch:
             and 0.4 * blue <= red <= blue / 0.7
         )
 
-    @property
-    def is_gain(self) -> bool:
-        """Whether, as a difference from an original, it is more than the colour errors of small VAEs."""
-        red, green, blue = self.colour
-        size = self.side >= 10 and self.strength >= STRENGTH and min(red, blue) - green >= 0.1
-        return size and self.fade >= SOFT and self.fill >= 0.55 and self.around <= 0.5
-
 
 def find_blotches(picture: Values) -> list[Patch]:
     """Blotches of a picture [H, W, 3] in [0, 1] that has no original beside it, the strongest first."""
     return [patch for patch in _patches(picture, purple(picture)) if patch.is_blotch]
-
-
-def find_new_blotches(original: Image.Image, decoded: Image.Image) -> list[Patch]:
-    """Blotches of a decoded RGB picture that its original, of the same size, does not have."""
-    before, after = (np.asarray(picture, np.float32) / np.float32(255) for picture in (original, decoded))
-    gained = np.asarray(purple(after) - purple(before), np.float32)
-    gained -= np.median(gained)  # a cast is no blotch
-    return [patch for patch in _patches(after, gained) if patch.is_gain]
 
 
 def purple(picture: Values) -> Values:

@@ -160,7 +160,7 @@ def _run(name: str, weights: Weights, device: torch.device, track: Track) -> Exa
     if samples.decoded:
         behaviour = measure_behaviour(samples.originals, samples.decoded)
         measured["sample_photos"] = behaviour.to_dict()
-        findings += check_behaviour(behaviour)
+        findings += check_behaviour(behaviour, samples.names)
     skipped = [] if config.has_decoder else ["its pictures: it has no decoder"]
     return Examination(name, "VAE", findings, measured, skipped)
 

@@ -22,9 +22,10 @@ Track = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Samples:
-    """originals and decoded: pictures of the same sizes, as many as came back without NaN or infinity."""
+    """originals and decoded: pictures of the same sizes, as many as came back without NaN or infinity; their names."""
 
     peaks: Peaks
+    names: list[str] = field(default_factory=list)
     originals: list[Image.Image] = field(default_factory=list)
     decoded: list[Image.Image] = field(default_factory=list)
 
@@ -40,6 +41,7 @@ def run_samples(weights: Weights, device: torch.device, *, track: Track = iter) 
         return Samples({})
     encoder = Half("encode", config, weights.state, dtype=torch.float32, device=device)
     decoder = Half("decode", config, weights.state, dtype=torch.float32, device=device) if config.has_decoder else None
+    names: list[str] = []
     originals: list[Image.Image] = []
     decoded: list[Image.Image] = []
     with ExitStack() as stack:
@@ -51,6 +53,7 @@ def run_samples(weights: Weights, device: torch.device, *, track: Track = iter) 
                 if decoder is not None:
                     decoded += images.to_pil(images.crop(decoder.decode(raw), read.size).clamp(-1, 1).cpu())
                     originals += images.to_pil(read.pixels)
+                    names.append(photo.stem)
         except NumericsError:  # the peaks tell where
             pass
-    return Samples({layer: largest for peaks in watched for layer, largest in peaks.items()}, originals, decoded)
+    return Samples({layer: largest for peaks in watched for layer, largest in peaks.items()}, names, originals, decoded)
