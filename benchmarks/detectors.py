@@ -1,11 +1,13 @@
 """How many faults `vaekit doctor` finds in pictures, and how often it cries wolf:
 
-    python benchmarks/detectors.py PHOTOS [--drawings 24] [--rounds 1] [--vae mini]
+    python benchmarks/detectors.py PHOTOS [--drawings 16] [--more FOLDER] [--rounds 1] [--vae mini]
 
-Faults are put into the pictures of a folder, one at a time, and into drawings that are made here (shapes, text,
-gradients of all colours, as recipes/drawings.py makes them, from another seed). A fault counts as found where its
-kind and its place are told. Clean are the pictures themselves, what a sound VAE makes of them, and, to have more
-that is purple, the photos with every hue turned.
+Faults are put into the pictures of a folder, one at a time, and into drawings that are made here (text, line art,
+gradients of all colours, as recipes/drawings.py makes them, from another seed), with more of them from a folder. A
+fault counts as found where its kind and its place are told. Clean are the pictures themselves, what a sound VAE makes
+of them, and, to have more that is purple, the pictures with every hue turned. The pictures that the bundled test
+objects mini-pale and mini-spots make are counted too; mini-spots mostly tints, which without the original beside it
+is no more than a colour. Without the photos the drawings alone are measured.
 """
 
 from __future__ import annotations
@@ -126,6 +128,9 @@ class Coder:
     def in_tiles(self, picture: Pixels, rng: np.random.Generator, strength: float) -> Faulty:
         return Faulty(self._decode(picture, TILE), seams(picture.shape[1], picture.shape[0]))
 
+    def made(self, picture: Pixels, rng: np.random.Generator, strength: float) -> Faulty:
+        return Faulty(self.whole(picture))
+
     def _decode(self, picture: Pixels, side: int) -> Pixels:
         latents = self.vae.encode(picture)
         cells, (width, height) = latents.tensor, latents.size
@@ -163,6 +168,10 @@ def drawings(count: int) -> Iterator[Pixels]:
         if np.ptp(drawing):
             count -= 1
             yield drawing
+
+
+def opened(paths: Sequence[Path]) -> list[Pixels]:
+    return [from_image(Image.open(path)) for path in paths]
 
 
 def to_image(picture: Pixels) -> Image.Image:
@@ -216,6 +225,8 @@ def measure(name: str, pictures: Sequence[Pixels], coder: Coder, rounds: int) ->
         ("black tile / all black", "black", black, (0.5, 1.0)),
         ("tinted tiles, levels of 255", "seam", tinted_tiles, (4, 8, 16)),
         ("decoded in tiles by the VAE", "seam", coder.in_tiles, (1,)),
+        ("made by mini-pale", "pale", Coder("mini-pale").made, (1,)),
+        ("made by mini-spots", "purple-blotches", Coder("mini-spots").made, (1,)),
     )
     print(f"\n{name}: {len(pictures)} pictures")
     for words, fault, make, strengths in faults:
@@ -233,16 +244,21 @@ def measure(name: str, pictures: Sequence[Pixels], coder: Coder, rounds: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", nargs="+")
-    parser.add_argument("--drawings", type=int, default=24)
+    parser.add_argument("photos")
+    parser.add_argument("--drawings", type=int, default=16)
+    parser.add_argument("--more", help="a folder of further drawings, of which as many again are taken")
     parser.add_argument("--rounds", type=int, default=1, help="so many times each fault into each picture")
     parser.add_argument("--vae", default="mini")
     given = parser.parse_args()
     started = time.perf_counter()
     coder = Coder(given.vae)
-    photos = [from_image(Image.open(path)) for path in images.find(given.photos)]
-    measure("photos", photos, coder, given.rounds)
-    measure("drawings", list(drawings(given.drawings)), coder, given.rounds)
+    if Path(given.photos).is_dir():
+        measure("photos", opened(images.find([given.photos])), coder, given.rounds)
+    else:
+        print(f"no photos at {given.photos}: left out")
+    more = images.find([given.more]) if given.more else []
+    made = [*drawings(given.drawings), *opened(more[:: max(1, len(more) // given.drawings)][: given.drawings])]
+    measure("drawings", made, coder, given.rounds)
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

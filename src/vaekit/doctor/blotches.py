@@ -33,7 +33,7 @@ SOFT = 4.3
 SOFT_SHARE = 0.7
 FILL = 0.65
 """Least share of its bounding box; a disc has 0.79."""
-CORE = 0.3
+CORE = 0.2
 """Least share of the patch that is nearly as purple as its peak."""
 ALONE = 0.28
 """Most purple around it, beside its own."""

@@ -11,9 +11,9 @@ Values = NDArray[np.float32]
 
 LIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
 
-DARKEST, LIGHTEST = 0.19, 0.965
+DARKEST, LIGHTEST = 0.17, 0.98
 """A picture with something darker or lighter is not washed out."""
-FAINTEST, STRONGEST = 0.02, 0.4
+FAINTEST, STRONGEST = 0.02, 0.44
 """Of colour: with less a picture is grey and tells nothing, with more it is not washed out."""
 SPREAD, EDGES = 0.03, 0.02
 """Least of both in a picture that shows something: plain grounds have no black either."""

@@ -36,6 +36,8 @@ NEIGHBOURS = 5
 """Lines of the grid on either side, with which a line is compared."""
 TORN = 4.0
 """How many times more happens at the edge of a tile than at lines nearby."""
+TORN_LARGEST = 60.0
+"""Levels of 255 that a torn line jumps."""
 RINGING, ALONE = 16, 40
 """Pixels on either side to which a torn line reaches, and beyond them to which nothing else may look like one."""
 LEAST_PARTS = 4
@@ -67,9 +69,10 @@ def _find(values: Values, direction: Direction) -> Iterator[Seam]:
     jumps = _jumps(values, at)
     whole, parts = _compare([jumps]), _compare(_cut(jumps))
     stepped = _steps_once(whole, parts) | _steps_in_parts(parts)
+    size = np.median(np.abs(jumps).max(axis=2), axis=0)
     found = [
-        Seam(direction, int(at[line]), float(np.median(np.abs(jumps[:, line]).max(axis=1))))
-        for line in np.flatnonzero(stepped | _is_torn(jumps))
+        Seam(direction, int(at[line]), float(size[line]))
+        for line in np.flatnonzero(stepped | (_is_torn(jumps) & (size <= TORN_LARGEST)))
         if stepped[line] or _stands_alone(values, int(at[line]))
     ]
     for seam in found:  # beside a torn line the network still rings
