@@ -108,7 +108,7 @@ def test_a_folder_is_gone_through_and_a_broken_file_in_it_is_told(
     printed = capsys.readouterr()
     told = json.loads(printed.out)
     assert [(Path(one["source"]).name, one["healthy"]) for one in told] == [("1.png", True), ("3.png", False)]
-    (line,) = printed.err.splitlines()
+    (line,) = filter(None, printed.err.splitlines())
     assert "2.png" in line
 
 
@@ -167,6 +167,7 @@ BAD = {
     "a pipe": ["pipe"],
     "a null byte": ["a\0b.png"],
     "a name without end": ["n" * 5000],
+    "a limit for devices": ["mini", "--device", "--max-pixels", "100"],
     "a picture's device": ["good.png", "--device"],
     "a decoder for a picture": ["good.png", "--decoder", "cut.safetensors"],
 }

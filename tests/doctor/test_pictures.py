@@ -116,6 +116,14 @@ def test_a_black_tile_is_found_in_its_place(box: Box) -> None:
     assert (finding.box, finding.sure) == (box, "likely")
 
 
+def test_a_black_tile_is_found_where_the_scan_has_black_lines_at_its_edges() -> None:
+    picture = scene() + np.float32(0.1)
+    picture[:128, :128] = 0
+    picture[:2] = picture[:, :1] = picture[:, -2:] = 0
+    (finding,) = [finding for finding in findings(picture) if finding.fault == "black"]
+    assert finding.box == (0, 0, 128, 128)
+
+
 def test_black_bars_frames_and_things_are_no_tiles() -> None:
     bright = scene() + np.float32(0.1)
     bars = bright.copy()

@@ -33,11 +33,19 @@ def find_black_tiles(picture: Values) -> Iterator[Box]:
     from skimage.measure import label, regionprops
 
     height, width = picture.shape[:2]
-    for region in regionprops(label(picture.max(axis=2) <= BLACK, connectivity=1)):  # type: ignore[no-untyped-call]
+    thick = _without_lines(picture.max(axis=2) <= BLACK)
+    for region in regionprops(label(thick, connectivity=1)):  # type: ignore[no-untyped-call]
         top, left, bottom, right = (int(edge) for edge in region.bbox)
         box = (left, top, right, bottom)
         if region.extent >= FULL and _is_tile(box, width, height) and not _fades_out(picture, box):
             yield box
+
+
+def _without_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What of it is thicker than a cell: scans have black lines at their edges, which would join tiles to them."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    return np.asarray(maximum_filter(minimum_filter(mask, CELL + 1), CELL + 1))
 
 
 def _is_tile(box: Box, width: int, height: int) -> bool:

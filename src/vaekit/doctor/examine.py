@@ -13,7 +13,7 @@ from vaekit import images
 from vaekit.checkpoints.locate import WEIGHT_SUFFIXES, locate
 from vaekit.checkpoints.sources import INDEX_SUFFIX
 from vaekit.doctor.findings import Finding
-from vaekit.errors import FileError, PictureError
+from vaekit.errors import FileError, OptionError, PictureError
 from vaekit.loading import find
 
 if TYPE_CHECKING:
@@ -106,8 +106,13 @@ def examine(
     max_pixels: int = images.DEFAULT_MAX_PIXELS,
     track: Track = iter,
 ) -> Examination:
-    """What is wrong with a VAE (file, folder or checkpoint) or a picture; see `examine_vae` and `examine_picture`."""
+    """What is wrong with a VAE (file, folder or checkpoint) or a picture; see `examine_vae` and `examine_picture`.
+
+    Raises OptionError for a picture with a `decoder`, which would do nothing.
+    """
     if is_picture(path):
+        if decoder is not None:
+            raise OptionError(f"{path}: a picture takes no decoder; name the VAE, or leave it out")
         return examine_picture(path, max_pixels=max_pixels)
     return examine_vae(path, decoder=decoder, device=device, track=track)
 
