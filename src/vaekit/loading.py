@@ -50,7 +50,7 @@ def load(
 
     decoder: take the decoder from this file (TAESD comes in two files). family:
     only where the file leaves it open. padding: "reflect" for EQ-VAEs trained
-    so, which no file tells. dtype: of both directions; encode_dtype and
+    so, which no file tells, "circular" for seamless pictures. dtype: of both directions; encode_dtype and
     decode_dtype of one. Format, layout and architecture are worked out.
 
     Raises FileError, UnsafeFileError, NotAVAEError, FamilyError, OptionError.
@@ -96,7 +96,7 @@ def _with_padding(identity: Identity, padding: PaddingMode | None) -> Identity:
     if padding is None:
         return identity
     if padding not in get_args(PaddingMode):
-        raise OptionError(f"no padding is called {padding!r}; there are zeros and reflect")
+        raise OptionError(f"no padding is called {padding!r}; there are {', '.join(get_args(PaddingMode))}")
     if not isinstance(identity.config, KLConfig):
         raise OptionError("padding is a choice of kl networks only; this one is tiny")
     return replace(identity, config=replace(identity.config, padding_mode=padding))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ OUTSIDE = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -58,15 +61,20 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 def _unet(folder: Path) -> dict[str, Entry]:
     config = _json(folder / "config.json")
-    blocks, attention_up = int(config["layers_per_block"]), ["CrossAttn" in kind for kind in config["up_block_types"]]
+    blocks, attention_up = shape_of_unet(config)
     source = open_source(folder / "diffusion_pytorch_model.safetensors")
     return {
-        f"model.diffusion_model.{_unet_name(name, blocks, attention_up)}": copied(source, name)
+        f"model.diffusion_model.{unet_name(name, blocks, attention_up)}": copied(source, name)
         for name in source.tensors
     }
 
 
-def _unet_name(name: str, blocks: int, attention_up: list[bool]) -> str:
+def shape_of_unet(config: Mapping[str, Any]) -> tuple[int, list[bool]]:
+    """What `unet_name` has to know: residual blocks per stage, and which stages on the way up have attention."""
+    return int(config["layers_per_block"]), ["CrossAttn" in kind for kind in config["up_block_types"]]
+
+
+def unet_name(name: str, blocks: int, attention_up: list[bool]) -> str:
     """A UNet's tensor by its original name; `blocks` per stage on the way down, one more on the way up."""
     for ours, theirs in OUTSIDE.items():
         if name.startswith(f"{ours}."):

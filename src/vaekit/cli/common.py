@@ -22,7 +22,9 @@ T = TypeVar("T")
 Vae = Annotated[str, typer.Option("--vae", help="Bundled name, or path of a VAE, a diffusers folder or a checkpoint.")]
 DecoderFile = Annotated[str | None, typer.Option("--decoder", help="Take the decoder from this file (TAESD).")]
 FamilyName = Annotated[str | None, typer.Option("--family", help="Latent space, where the file leaves it open.")]
-Padding = Annotated[str | None, typer.Option("--padding", help="reflect for EQ-VAEs trained so; zeros.")]
+Padding = Annotated[
+    str | None, typer.Option("--padding", help="zeros; reflect for EQ-VAEs trained so; circular: seamless.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
