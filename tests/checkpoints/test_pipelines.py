@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL_KL, small_vae
 
 import vaekit
 from vaekit.checkpoints.bake import bake
 from vaekit.checkpoints.pipelines import write_single_file
-from vaekit.errors import FileError, NotAVAEError
+from vaekit.errors import FamilyError, FileError, NotAVAEError
+from vaekit.networks.kl import KL
 from vaekit.train.diffusion import DiffusionRecipe, TextNetwork, TextToLatents, train_tokenizer
+from vaekit.train.export import write_folder
 from vaekit.train.run import Phase
 
 RECIPE = DiffusionRecipe(
@@ -67,6 +71,12 @@ def test_baking_into_a_diffusers_folder_makes_that_file(folder: Path, tmp_path: 
     assert (wide.kept, wide.dtypes, wide.rounded) == (baked.kept, {"F32": baked.written}, 0)
     with pytest.raises(NotAVAEError, match="both halves"):
         bake(folder, vaekit.loading.find("mini-tiny"), tmp_path / "tiny.safetensors")
+    torch.manual_seed(0)
+    wrong = KL(replace(SMALL_KL, latent_channels=8)).half()
+    write_folder(wrong, small_vae().family, tmp_path / "eight")
+    with pytest.raises(FamilyError, match="4 channels"):
+        bake(folder, tmp_path / "eight", tmp_path / "eight.safetensors")
+    assert bake(folder, tmp_path / "eight", tmp_path / "eight.safetensors", any_family=True).written
     (folder / "text_encoder_2").mkdir()
     with pytest.raises(FileError, match="two text encoders"):
         bake(folder, mini, tmp_path / "two.safetensors")

@@ -20,7 +20,7 @@ from vaekit.checkpoints.identify import Identity, describe_other, identify, surr
 from vaekit.checkpoints.layouts import Layout, find_naming
 from vaekit.checkpoints.locate import locate
 from vaekit.checkpoints.nearest import UNRELATED, half_distance
-from vaekit.checkpoints.pipelines import BAKED, is_pipeline, write_single_file
+from vaekit.checkpoints.pipelines import BAKED, is_pipeline, latent_channels, write_single_file
 from vaekit.checkpoints.read import Weights, load, open_vae, read
 from vaekit.checkpoints.sources import SafetensorsSource, Source, open_source
 from vaekit.checkpoints.write import Entry, Progress, check_suffix, copied, stored, write
@@ -80,7 +80,7 @@ def bake(
     check_suffix(output)
     check_target(output, force=force)
     if is_pipeline(checkpoint):
-        return _bake_pipeline(checkpoint, vae, output, dtype, force, progress)
+        return _bake_pipeline(checkpoint, vae, output, dtype, any_family, force, progress)
     target = _open_checkpoint(checkpoint)
     source, identity = open_vae(locate(vae))
     _check_fits(target, identity, vae, any_family)
@@ -111,13 +111,22 @@ def bake(
 
 
 def _bake_pipeline(
-    folder: Path, vae: Path, output: Path, dtype: torch.dtype | None, force: bool, progress: Progress | None
+    folder: Path,
+    vae: Path,
+    output: Path,
+    dtype: torch.dtype | None,
+    any_family: bool,
+    force: bool,
+    progress: Progress | None,
 ) -> Baked:
     """The parts of a diffusers folder and a VAE, which may be the folder's own, as one file."""
     weights = read(vae)
     config = weights.identity.config
     if not (isinstance(config, KLConfig) and config.has_encoder and config.has_decoder):
         raise NotAVAEError(f"{vae}: only a kl VAE with both halves is baked into a checkpoint")
+    drawn = latent_channels(folder)
+    if drawn != config.latent_channels and not any_family:
+        raise FamilyError(f"{folder} draws latents of {drawn} channels; {vae} has {config.latent_channels}")
     families = weights.identity.families
     tell_what_is_lost(output, weights.identity, families[0] if len(families) == 1 else None)
     written = write_single_file(folder, weights, output, dtype=dtype, force=force, progress=progress)

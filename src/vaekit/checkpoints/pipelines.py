@@ -45,6 +45,11 @@ def is_pipeline(path: Path) -> bool:
     return (path / "unet" / "config.json").is_file()
 
 
+def latent_channels(folder: Path) -> int:
+    """Of the latents that the model of this folder draws. Raises FileError."""
+    return int(_json(folder / "unet" / "config.json").get("out_channels", 4))
+
+
 def write_single_file(
     folder: Path,
     vae: Path | Weights,
