@@ -33,6 +33,7 @@ COMMANDS = (
     "latents study",
     "train vae",
     "train diffusion",
+    "doctor",
     "demo",
 )
 
@@ -42,7 +43,8 @@ What `--help` prints, written by `python docs/update_commands.py`; a test keeps 
 
 Decisions (family, device, dtype) are told on standard error, one line each; `vaekit --quiet COMMAND` tells warnings
 and errors only. Results and `--json` go to standard output. Exit codes: 0 done, 2 something the user can mend, 1 the
-machine failed, 130 interrupted. With several inputs a bad one is told and the others go on.
+machine failed, 130 interrupted; `doctor` leaves with 1 where it found a fault too. With several inputs a bad one is
+told and the others go on.
 """
 
 

@@ -74,6 +74,8 @@ def find(source: str | os.PathLike[str]) -> Path:
     name = os.fspath(source)
     if name in assets.bundled_models():
         return assets.model_folder(name)
+    if name in assets.bundled_checkpoints():
+        return assets.path(f"models/{name}")
     path = Path(name).expanduser()
     return path if os.path.lexists(path) or os.sep in name or path.suffix else _on_this_disk(name)
 
@@ -83,7 +85,7 @@ def _on_this_disk(name: str) -> Path:
     try:
         entries, published = library.about(name)
     except OptionError as error:
-        raise FileError(f"{name!r} is neither a file here nor a VAE's name: {error}") from error
+        raise FileError(f"{name[:100]!r} is neither a file here nor a VAE's name: {error}") from error
     found = [library.fingerprint(entry) for entry in entries if entry.kind in ("vae", "checkpoint")]
     if not found and published is not None:
         raise FileError(f"{name} is not on this disk; `vaekit vae pull {name}` fetches it")

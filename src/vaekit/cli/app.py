@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, generate, info, inspect, latents, train
+from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -52,4 +52,5 @@ app.command("which")(catalog.which)
 app.command("prefer")(catalog.prefer)
 app.add_typer(latents.app, name="latents")
 app.add_typer(train.app, name="train")
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

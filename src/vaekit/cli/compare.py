@@ -64,6 +64,14 @@ def compare(
 
     folder.check(output, force=force)
     paths, are_latents = _find(sources)
+    _refuse_idle(
+        {
+            "--models": (bool(models and vae), "--vae names what is compared"),
+            "--unscaled and --scaled": (unscaled is not None and not are_latents, "these are pictures"),
+            "--alpha": (alpha != "keep" and are_latents, "these are latents"),
+            "--max-pixels": (max_pixels is not None and are_latents, "these are latents"),
+        }
+    )
     named = _load_named(vae, family, device, dtype)
     scaled = None if unscaled is None else not unscaled
     code, inputs = _latents(paths, scaled, family, named) if are_latents else (0, _labelled(paths))
@@ -93,6 +101,13 @@ def compare(
     else:
         _print(comparison, output / folder.PAGE)
     raise typer.Exit(code)
+
+
+def _refuse_idle(options: dict[str, tuple[bool, str]]) -> None:
+    """Raise OptionError for the first option that would do nothing; each with the reason."""
+    for name, (idle, reason) in options.items():
+        if idle:
+            raise OptionError(f"{name} would do nothing here: {reason}")
 
 
 def _find(sources: list[str]) -> tuple[list[Path], bool]:

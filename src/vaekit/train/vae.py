@@ -25,6 +25,8 @@ from vaekit.train.faults import Fault, add_fault
 from vaekit.train.run import Losses, Recipe, Run
 from vaekit.train.weights import Weights
 
+ADVERSARY_RATE = 4e-4
+
 
 class VaeRecipe(Recipe):
     """network: the shapes of a network from nothing; or start: a VAE to go on from.
@@ -98,8 +100,7 @@ class VaeRun(Run):
         self.features = losses.Features().to(device) if share.perceptual else None
         self.adversary = Adversary(recipe.seed).to(device) if share.adversarial else None
         if self.adversary is not None:
-            self.optimizers.append(torch.optim.AdamW(self.adversary.parameters(), lr=2e-4, betas=(0.5, 0.9)))
-            self.base_lr.append(2e-4)
+            self.optimizers.append(torch.optim.AdamW(self.adversary.parameters(), lr=ADVERSARY_RATE, betas=(0.5, 0.9)))
 
     def build(self) -> nn.Module:
         return build_from(self.recipe)
