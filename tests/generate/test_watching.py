@@ -42,15 +42,16 @@ def test_a_preview_changes_no_bit_of_the_picture(painter: Painter, tiny: bool, t
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_the_last_preview_looks_like_the_picture(painter: Painter, tiny: bool) -> None:
-    seen: list[Step] = []
-    drawn = next(iter(painter.txt2img(PLAIN, watch=[seen.append])))
+def test_the_last_preview_looks_like_the_picture(tiny: bool) -> None:
+    """Of the bundled model: latents of random weights are none that a preview was made for."""
+    painter, seen = Painter.open("mini-sd", dtype="float32", device="cpu"), list[Step]()
+    drawn = next(iter(painter.txt2img(Settings("a red apple", steps=10, seed=5), watch=[seen.append])))
     preview = Preview(lambda *_: None, painter.vae.family, tiny=vaekit.load("mini-tiny") if tiny else None)
     small, whole = (
         np.asarray(picture.resize((8, 8)), np.float64).ravel()
         for picture in (preview.picture(seen[-1]), painter.vae.decode(drawn.latents))  # type: ignore[union-attr]
     )
-    assert np.corrcoef(small, whole)[0, 1] > 0.7
+    assert np.corrcoef(small, whole)[0, 1] > 0.95
 
 
 def test_previews_of_a_batch_stand_side_by_side() -> None:
