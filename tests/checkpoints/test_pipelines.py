@@ -52,9 +52,11 @@ def test_diffusers_reads_the_same_networks_from_the_single_file(folder: Path, tm
 
 def test_the_baked_vae_is_found_with_its_own_fingerprint(folder: Path, tmp_path: Path) -> None:
     written = write_single_file(folder, vaekit.loading.find("mini"), tmp_path / "one.safetensors")
-    assert vaekit.load(written.path, family="mini").fingerprint == vaekit.load("mini").fingerprint
+    found = vaekit.load(written.path)
+    assert (found.family.name, found.fingerprint) == ("mini", vaekit.load("mini").fingerprint)
     (inspection,) = vaekit.inspect(written.path)
     assert inspection.to_dict()["baked"]
+    assert [family.name for family in inspection.identity.families] == ["mini"]
 
 
 def test_a_folder_without_a_unet_is_refused(tmp_path: Path) -> None:

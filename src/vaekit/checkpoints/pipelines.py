@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vaekit.checkpoints.arrange import arrange
+from vaekit.checkpoints.identify import FAMILY_KEY
 from vaekit.checkpoints.read import Weights, read
 from vaekit.checkpoints.sources import open_source
 from vaekit.checkpoints.write import Entry, Progress, Written, copied, stored, write
@@ -72,7 +73,9 @@ def write_single_file(
     weights = read(vae) if isinstance(vae, Path) else vae
     named = arrange(weights.state, weights.identity.config, "ldm")
     entries |= {BAKED + name: stored(tensor, dtype) for name, tensor in named.items()}
-    return write(out, entries, _metadata(folder), force=force, progress=progress)
+    families = weights.identity.families
+    metadata = _metadata(folder) | ({FAMILY_KEY: families[0].name} if len(families) == 1 else {})
+    return write(out, entries, metadata, force=force, progress=progress)
 
 
 def _metadata(folder: Path) -> dict[str, str]:
