@@ -12,6 +12,9 @@ COMMANDS = (
     "encode",
     "decode",
     "roundtrip",
+    "txt2img",
+    "img2img",
+    "info",
     "compare",
     "inspect",
     "extract",
@@ -25,9 +28,12 @@ COMMANDS = (
     "which",
     "prefer",
     "latents show",
+    "latents trace",
     "latents stats",
+    "latents study",
     "train vae",
     "train diffusion",
+    "doctor",
     "demo",
 )
 
@@ -37,7 +43,8 @@ What `--help` prints, written by `python docs/update_commands.py`; a test keeps 
 
 Decisions (family, device, dtype) are told on standard error, one line each; `vaekit --quiet COMMAND` tells warnings
 and errors only. Results and `--json` go to standard output. Exit codes: 0 done, 2 something the user can mend, 1 the
-machine failed, 130 interrupted. With several inputs a bad one is told and the others go on.
+machine failed, 130 interrupted; `doctor` leaves with 1 where it found a fault too. With several inputs a bad one is
+told and the others go on.
 """
 
 

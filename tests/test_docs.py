@@ -23,13 +23,21 @@ def test_the_page_of_commands_is_what_help_prints(monkeypatch: pytest.MonkeyPatc
 def test_every_command_shows_an_example() -> None:
     text = (ROOT / "docs" / "commands.md").read_text("utf-8")
     pages = text.split("\n## vaekit ")[2:]
-    assert len(pages) == 20
+    assert len(pages) == 26
     for page in pages:
         assert "Example: vaekit " in page
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/models.md", "docs/own-files.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/models.md",
+        "docs/own-files.md",
+        "docs/where-the-vae-sits.md",
+    ],
 )
 def test_links_and_pictures_are_there(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")

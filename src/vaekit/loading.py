@@ -50,7 +50,7 @@ def load(
 
     decoder: take the decoder from this file (TAESD comes in two files). family:
     only where the file leaves it open. padding: "reflect" for EQ-VAEs trained
-    so, which no file tells. dtype: of both directions; encode_dtype and
+    so, which no file tells, "circular" for seamless pictures. dtype: of both directions; encode_dtype and
     decode_dtype of one. Format, layout and architecture are worked out.
 
     Raises FileError, UnsafeFileError, NotAVAEError, FamilyError, OptionError.
@@ -74,6 +74,8 @@ def find(source: str | os.PathLike[str]) -> Path:
     name = os.fspath(source)
     if name in assets.bundled_models():
         return assets.model_folder(name)
+    if name in assets.bundled_checkpoints():
+        return assets.path(f"models/{name}")
     path = Path(name).expanduser()
     return path if os.path.lexists(path) or os.sep in name or path.suffix else _on_this_disk(name)
 
@@ -83,7 +85,7 @@ def _on_this_disk(name: str) -> Path:
     try:
         entries, published = library.about(name)
     except OptionError as error:
-        raise FileError(f"{name!r} is neither a file here nor a VAE's name: {error}") from error
+        raise FileError(f"{name[:100]!r} is neither a file here nor a VAE's name: {error}") from error
     found = [library.fingerprint(entry) for entry in entries if entry.kind in ("vae", "checkpoint")]
     if not found and published is not None:
         raise FileError(f"{name} is not on this disk; `vaekit vae pull {name}` fetches it")
@@ -96,7 +98,7 @@ def _with_padding(identity: Identity, padding: PaddingMode | None) -> Identity:
     if padding is None:
         return identity
     if padding not in get_args(PaddingMode):
-        raise OptionError(f"no padding is called {padding!r}; there are zeros and reflect")
+        raise OptionError(f"no padding is called {padding!r}; there are {', '.join(get_args(PaddingMode))}")
     if not isinstance(identity.config, KLConfig):
         raise OptionError("padding is a choice of kl networks only; this one is tiny")
     return replace(identity, config=replace(identity.config, padding_mode=padding))

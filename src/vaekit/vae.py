@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from vaekit.families import Family
 from vaekit.latents import Latents
 from vaekit.networks.config import KLConfig, NetworkConfig
 from vaekit.networks.moments import Moments
+
+if TYPE_CHECKING:
+    from vaekit.drop_in import DropIn
 
 log = logging.getLogger("vaekit")
 
@@ -243,6 +246,28 @@ class VAE:
         assert self._decoder is not None
         unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
         return self._decoder.network.unfold(unscaled)
+
+    # Into diffusers, and elsewhere
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights as they were read, under our names; to make another VAE of them, not to change them."""
+        return self._state
+
+    def as_diffusers(self) -> DropIn:
+        """This VAE for diffusers' pipelines: `pipe.vae = vae.as_diffusers()`; see vaekit.drop_in.
+
+        It shares the weights with this one. Raises OptionError for FLUX.2's, whose
+        pipelines fold the latents themselves.
+        """
+        from vaekit.drop_in import DropIn, Parts
+
+        def place(placement: Placement) -> tuple[Half | None, Half | None]:
+            moved = VAE(self.name, self.family, self.config, self._state, placement)
+            return moved._encoder, moved._decoder
+
+        halves = (self._encoder, self._decoder)
+        return DropIn(Parts(self.name, self.family, self.config, self._state, self.placement, *halves, place))
 
 
 def _draw(moments: Moments, seed: int | None) -> Tensor:

@@ -122,6 +122,13 @@ LIES: dict[str, tuple[bytes | dict[str, object], int]] = {
     "overlap": ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 2, 6)}, 6),
     "hole": ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, 12),
     "twice over the same bytes": (b'{"a":' + ONE + b',"a":' + ONE.replace(b"F32", b"I32") + b"}", 4),
+    "twice, once with escapes": (b'{"a":' + ONE + b',"\\u0061":' + ONE.replace(b'"data_', b'"d\\u0061ta_') + b"}", 4),
+    "twice, and the field's name elsewhere": (
+        b'{"__metadata__":{"data_offsets":""},"a":' + ONE + b',"a":' + ONE + b"}",
+        4,
+    ),
+    "twice in the metadata": (b'{"__metadata__":{"b":"1","b":"2"},"a":' + ONE + b"}", 4),
+    "metadata twice": (b'{"__metadata__":{"b":"1"},"__metadata__" : {"b":"2"},"a":' + ONE + b"}", 4),
     "negative shape": ({"a": entry("F32", [-1], 0, 4)}, 4),
     "negative offset": ({"a": entry("F32", [1], -4, 0)}, 4),
     "backward offsets": ({"a": entry("F32", [1], 4, 0)}, 4),

@@ -167,6 +167,10 @@ def test_a_folder_of_pictures_and_latents_is_not_guessed_at(capsys: pytest.Captu
         (["photo.png", "-o", "."], "not empty"),
         (["photo.png", "one.latents.safetensors"], "one by one"),
         (["a\0b.png"], "no such file"),
+        (["photo.png", "--vae", "mini", "--models", "."], "--models would do nothing"),
+        (["photo.png", "--unscaled"], "these are pictures"),
+        (["one.latents.safetensors", "--alpha", "white"], "--alpha would do nothing"),
+        (["one.latents.safetensors", "--max-pixels", "9"], "these are latents"),
     ],
 )
 def test_bad_input_gives_one_line_and_code_2_and_leaves_nothing(

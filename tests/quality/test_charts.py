@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 from skimage.color import rgb2lab
 
@@ -37,3 +39,8 @@ def test_charts_are_the_same_every_time():
     for draw in (charts.colour_chart, charts.text_page):
         assert draw().tobytes() == draw().tobytes()
         assert draw().mode == "RGB"
+
+
+def test_the_colours_stay_what_they_are_so_that_numbers_can_be_compared_over_the_years():
+    pixels = charts.colour_chart().tobytes()
+    assert hashlib.sha256(pixels).hexdigest() == "452c491cc1a4d70675367bfbec12f5efa63d2b091a2df52bac4fa1f831e52ba3"

@@ -20,6 +20,10 @@ def test_file_names_have_no_path_no_ending_and_no_tricks():
     ]  # fmt: skip
 
 
+def test_names_that_a_disk_may_take_for_one_are_told_apart():
+    assert file_names(["Photo.png", "photo.jpg", "photo-2.png"]) == ["Photo", "photo-2", "photo-2-2"]
+
+
 @given(st.lists(st.text(max_size=300), min_size=1, max_size=5))
 def test_names_are_different_and_file_names_usable_whatever_they_come_from(names):
     assert len({label.casefold() for label in distinct(names)}) == len(names)

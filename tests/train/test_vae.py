@@ -19,6 +19,7 @@ from vaekit.train import vae as training
 from vaekit.train.export import measure_family, write_folder
 from vaekit.train.faults import pale, spots
 from vaekit.train.regroup import regroup
+from vaekit.train.run import Phase
 from vaekit.train.vae import VaeRecipe, VaeRun, build_from
 from vaekit.train.vaes import read_recipe, train_vae
 
@@ -97,6 +98,17 @@ def test_an_adversary_learns_to_tell_and_the_decoder_gets_its_gradient() -> None
     caught = [run.train_step(x)["adversary"] for _ in range(12)]
     assert caught[-1] < caught[0]
     assert all(not torch.equal(a, b) for a, b in zip(before, run.adversary.parameters(), strict=True))
+
+
+def test_the_adversary_keeps_its_own_rate_whatever_the_phase_s_share() -> None:
+    slow = (Phase(steps=4, crops=((32, 2),), rate=0.01),)
+    run = VaeRun(recipe(losses={"adversarial": 0.5}, phases=slow), CPU)
+    run.train_step(torch.zeros(2, 3, 32, 32))
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == [
+        pytest.approx(0.01 * run.recipe.lr_muon),
+        pytest.approx(0.01 * run.recipe.lr_adamw),
+        training.ADVERSARY_RATE,
+    ]
 
 
 def test_what_is_written_loads_and_its_latents_have_unit_spread(start: Path) -> None:

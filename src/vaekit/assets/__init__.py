@@ -36,6 +36,12 @@ def bundled_models() -> list[str]:
     return sorted(config.parent.name for config in models.glob("*/config.json"))
 
 
+def bundled_checkpoints() -> list[str]:
+    """Names of the text-to-image models that ship with vaekit, in alphabetical order."""
+    models = Path(str(resources.files(__name__))) / "models"
+    return sorted(index.parent.name for index in models.glob("*/model_index.json"))
+
+
 def model_folder(name: str) -> Path:
     """The folder of a bundled VAE, in the diffusers layout. Raises OptionError with the nearest names."""
     known = bundled_models()

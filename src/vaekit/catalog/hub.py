@@ -7,13 +7,22 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, constants, errors, get_session, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    ModelInfo,
+    constants,
+    errors,
+    get_session,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.utils.tqdm import tqdm
 
 from vaekit.catalog.download import Progress, refuse_full_disk, sha256_of
@@ -165,6 +174,19 @@ def _download(file: HubFile, target: Path, progress: Progress | None) -> None:
         Path(fetched).replace(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def snapshot(repo: str, wanted: list[str]) -> Path:
+    """The folder in the hub's cache that holds the files of a repository with such names, fetched where need be.
+
+    wanted: patterns as of a shell. Raises NetworkError, AccessError, FileError, OptionError.
+    """
+    parse(repo)
+    with _told(f"hf:{repo}"), _quiet():
+        with suppress(errors.LocalEntryNotFoundError):
+            return Path(snapshot_download(repo, allow_patterns=wanted, local_files_only=True))
+        _reach()
+        return Path(snapshot_download(repo, allow_patterns=wanted, endpoint=_endpoint(), library_name="vaekit"))
 
 
 def search(word: str, *, limit: int) -> list[ModelInfo]:

@@ -157,7 +157,7 @@ class Library:
         published = self.catalog.get(known_as or str(name))
         if not entries and published is None:
             names = {other for entry in self.entries for other in entry.names}.union(self.catalog.names())
-            raise OptionError(f"nothing is called {str(name)!r}; {nearest(str(name), names)}")
+            raise OptionError(f"nothing is called {str(name)[:100]!r}; {nearest(str(name), names)}")
         return entries or [e for e in self.vaes if published and e.known == published.name], published
 
     def groups(self, entries: Iterable[Entry]) -> list[list[Entry]]:

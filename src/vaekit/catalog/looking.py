@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vaekit.checkpoints.locate import DIFFUSERS_STEM, Location, locate
+from vaekit.checkpoints.locate import DIFFUSERS_STEM, LARGEST_CONFIG, Location, locate
 from vaekit.checkpoints.sources import LARGEST_HEADER, TensorInfo, open_source, regular_file
 from vaekit.errors import FileError, NotAVAEError
 from vaekit.families import families
@@ -21,6 +21,10 @@ from vaekit.families import families
 Kind = Literal["vae", "checkpoint", "other", "broken", "unfinished"]
 
 _METADATA_FIRST = re.compile(r'\{\s*"__metadata__"\s*:\s*')
+INDEX = "model_index.json"
+FAMILY = "_vaekit_family"
+"""In the index of a pipeline without a VAE of its own: whose latents it draws. diffusers skips what begins so."""
+
 _ZIP = b"PK\x03\x04"
 _UPSCALER_INPUTS = 7
 """Channels that the UNet of the ×4 upscaler takes: the latents' 4 and the small picture's 3."""
@@ -134,12 +138,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 def _look(path: Path) -> Facts:
     from vaekit.checkpoints.read import open_vae  # where nothing is new, nothing of it is needed
 
+    if path.is_dir() and (path / INDEX).is_file() and not (path / "vae").is_dir():
+        return _look_at_pipeline(path)
     location = locate(path)
     try:
         source, found = open_vae(location)
     except NotAVAEError as error:
         return _look_at_other(location, _without_path(str(error), location.weights))
-    is_pipeline = (path / "model_index.json").is_file()
+    is_pipeline = (path / INDEX).is_file()
     dtypes = Counter(source.tensors[name].dtype for name in found.names.values())
     return Facts(
         kind="checkpoint" if found.baked or is_pipeline else "vae",
@@ -152,6 +158,31 @@ def _look(path: Path) -> Facts:
         decoder=found.config.has_decoder,
         dtypes=tuple(dtype for dtype, _ in dtypes.most_common()),
     )
+
+
+def _look_at_pipeline(folder: Path) -> Facts:
+    """A diffusers pipeline without a VAE: its index tells its family, or its class does."""
+    from vaekit.checkpoints.identify import families_of_pipeline
+
+    index = read_index(folder)
+    named = index.get(FAMILY)
+    known = (str(named),) if named in families() else families_of_pipeline(str(index.get("_class_name", "")))
+    evidence = f"{FAMILY} in its {INDEX}" if named in families() else f"its pipeline, {index.get('_class_name')!s:.60}"
+    return Facts("checkpoint", families=known, evidence=evidence, note="a diffusers folder without a vae/")
+
+
+def read_index(folder: Path) -> Mapping[str, Any]:
+    """model_index.json of a diffusers folder. Raises FileError."""
+    path = folder / INDEX
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise FileError(f"{path}: too large for an index")
+        index = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: not valid JSON") from error
+    if not isinstance(index, dict):
+        raise FileError(f"{path}: not an index of a pipeline")
+    return index
 
 
 def _look_at_other(location: Location, reason: str) -> Facts:

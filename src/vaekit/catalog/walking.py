@@ -82,12 +82,11 @@ class _Listing:
         inside = [entry.name for entry in shown if entry.name not in self.files and entry.name not in SKIPPED]
         self.is_pipeline = "model_index.json" in self.files
         self.is_component = "config.json" in self.files and any(n.startswith(DIFFUSERS_STEM) for n in self.files)
-        self.has_vae = "vae" in inside
         # the parts of a diffusers pipeline are one model
         self.folders = [] if self.is_pipeline else [folder / name for name in inside]
 
     def found(self) -> Iterator[Found]:
-        if (self.is_pipeline and self.has_vae) or self.is_component:
+        if self.is_pipeline or self.is_component:
             yield self._whole_folder()
         for name, entry in self.files.items():
             ending = next((e for e in DOWNLOADING if name.lower().endswith(e)), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from vaekit.errors import NotAVAEError
 from vaekit.networks.config import KLConfig, NetworkConfig, Shape, Shapes, TinyConfig
@@ -28,8 +29,14 @@ def infer(shapes: Mapping[str, Shape], *, norm_groups: int | None = None) -> Net
         config = _infer_tiny(squeezed) if tiny else _infer_kl(squeezed, norm_groups or 32)
     except (KeyError, IndexError, ValueError) as error:
         raise NotAVAEError(f"looks like a VAE, but not of a kind that vaekit knows (at {str(error)[:80]})") from error
-    _compare(config.shapes(), squeezed)
+    _compare(_expected(config), squeezed)
     return config
+
+
+@lru_cache(maxsize=32)
+def _expected(config: NetworkConfig) -> Shapes:
+    """A library's hundreds of files hold networks of a few configurations."""
+    return config.shapes()
 
 
 def squeeze(name: str, shape: Shape) -> Shape:

@@ -223,6 +223,11 @@ def _evidence(
         yield from _tiny_names(path)
 
 
+def families_of_pipeline(name: str) -> tuple[str, ...]:
+    """The families that a pipeline class of diffusers draws in; none for one that is not known."""
+    return next((names for start, names in _PIPELINES if name.startswith(start)), ())
+
+
 _PIPELINES = (
     ("StableDiffusionXL", ("sdxl",)),
     ("StableDiffusion3", ("sd3",)),

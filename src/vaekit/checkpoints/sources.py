@@ -7,9 +7,11 @@ file reads its header and nothing else, and does not import torch.
 from __future__ import annotations
 
 import json
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -70,13 +72,20 @@ class SafetensorsSource(Source):
         from safetensors import safe_open
 
         self.path = regular_file(path)
-        self._start, header = _read_header(path)
-        with _one_line(path), safe_open(path, framework="numpy"):  # which checks all of the header
-            self.metadata = header.pop("__metadata__", None) or {}
-            self._header = dict(sorted(header.items(), key=_offsets))
-            self.tensors = {
-                name: TensorInfo(about["dtype"], tuple(about["shape"])) for name, about in self._header.items()
-            }
+        header = _read_header(path)
+        with _one_line(path):
+            file: Any = safe_open(path, framework="numpy")  # which checks all of the header
+            self.tensors = _Infos(file)
+            self.metadata = file.metadata() or {}
+        _refuse_twins(path, header, len(self.tensors))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Each tensor's begin and end in the file."""
+        header = _read_header(self.path)
+        start = 8 + len(header)
+        described = json.loads(header)
+        return {name: tuple(start + offset for offset in described[name]["data_offsets"]) for name in self.tensors}
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         from safetensors import safe_open
@@ -85,11 +94,11 @@ class SafetensorsSource(Source):
             return {name: file.get_tensor(name) for name in names}
 
     def size(self, name: str) -> int:
-        start, end = self._header[name]["data_offsets"]
+        start, end = self._places[name]
         return end - start
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        start, end = (self._start + offset for offset in self._header[name]["data_offsets"])
+        start, end = self._places[name]
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -101,6 +110,33 @@ class SafetensorsSource(Source):
                     yield piece
         except OSError as error:
             raise FileError(f"{self.path}: {error.strerror or error}") from error
+
+
+class _Infos(Mapping[str, TensorInfo]):
+    """What an opened file tells of its tensors, in their order there; of each when it is asked for.
+
+    A checkpoint has thousands of tensors, of which a VAE is a few hundred.
+    """
+
+    def __init__(self, file: Any):
+        self._file = file
+        self._told: dict[str, TensorInfo | None] = dict.fromkeys(file.offset_keys())
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        told = self._told[name]
+        if told is None:
+            described = self._file.get_slice(name)
+            told = self._told[name] = TensorInfo(described.get_dtype(), tuple(described.get_shape()))
+        return told
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._told
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._told)
+
+    def __len__(self) -> int:
+        return len(self._told)
 
 
 class ShardedSource(Source):
@@ -205,29 +241,44 @@ def _looks_like_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and not head.startswith(b"PK")
 
 
-def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes start, and the header; empty where it is broken, which the safetensors library explains.
-
-    Refuses what that library takes: endless headers, and names given twice, of which it picks one.
-    """
+def _read_header(path: Path) -> bytes:
+    """A safetensors file's header, as far as it is there; the safetensors library explains what is wrong with one."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > LARGEST_HEADER:
                 raise FileError(f"{path}: its header claims an impossible length")
-            header = json.loads(file.read(length), object_pairs_hook=_without_twins)
+            return file.read(length)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
+
+
+def _refuse_twins(path: Path, header: bytes, tensors: int) -> None:
+    """Raise FileError for a header that tells a name twice, of which the safetensors library picks one.
+
+    header: one that the library takes, with so many tensors in its eyes.
+    """
+    try:
+        if not _tells_all_once(header.decode("utf-8"), tensors):
+            json.loads(header, object_pairs_hook=_without_twins)
     except _TwiceError as error:
         raise FileError(f"{path}: its header lies: {error} stands in it twice") from None
-    except (ValueError, RecursionError):
-        header = None
-    return 8 + length, header if isinstance(header, dict) else {}
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: its header is not valid") from error
 
 
-def _offsets(item: tuple[str, Any]) -> list[int]:
-    """A tensor's begin and end."""
-    return item[1]["data_offsets"]
+def _tells_all_once(header: str, tensors: int) -> bool:
+    """Whether no name stands twice, told without looking at each; False where that is not simple.
+
+    Every tensor has one field of offsets, and nothing but an escape could hide its name. The metadata have no such
+    field in each.
+    """
+    if "\\u" in header or header.count('"data_offsets"') != tensors:
+        return False
+    metadata = [match.end() for match in _METADATA.finditer(header)]
+    if len(metadata) == 1:
+        _DECODER.raw_decode(header, metadata[0])
+    return len(metadata) <= 1
 
 
 class _TwiceError(Exception):
@@ -243,6 +294,10 @@ def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
                 raise _TwiceError(f"{name[:80]!r}")
             seen.add(name)
     return found
+
+
+_METADATA = re.compile(r'"__metadata__"\s*:\s*')
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_twins)
 
 
 def _read_index(index: Path) -> dict[str, str]:

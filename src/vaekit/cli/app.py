@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, inspect, latents, train
+from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -38,6 +38,9 @@ def options(
 app.command("encode")(codec.encode)
 app.command("decode")(codec.decode)
 app.command("roundtrip")(codec.roundtrip)
+app.command("txt2img")(generate.txt2img)
+app.command("img2img")(generate.img2img)
+app.command("info")(info.info)
 app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
 app.command("extract")(baked.extract)
@@ -49,4 +52,5 @@ app.command("which")(catalog.which)
 app.command("prefer")(catalog.prefer)
 app.add_typer(latents.app, name="latents")
 app.add_typer(train.app, name="train")
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -22,7 +22,9 @@ T = TypeVar("T")
 Vae = Annotated[str, typer.Option("--vae", help="Bundled name, or path of a VAE, a diffusers folder or a checkpoint.")]
 DecoderFile = Annotated[str | None, typer.Option("--decoder", help="Take the decoder from this file (TAESD).")]
 FamilyName = Annotated[str | None, typer.Option("--family", help="Latent space, where the file leaves it open.")]
-Padding = Annotated[str | None, typer.Option("--padding", help="reflect for EQ-VAEs trained so; zeros.")]
+Padding = Annotated[
+    str | None, typer.Option("--padding", help="zeros; reflect for EQ-VAEs trained so; circular: seamless.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
@@ -146,3 +148,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def refuse_idle(options: dict[str, tuple[bool, str]]) -> None:
+    """Raise OptionError for the first option that would do nothing; each with the reason."""
+    for name, (idle, reason) in options.items():
+        if idle:
+            raise OptionError(f"{name} would do nothing here: {reason}")

@@ -64,6 +64,14 @@ def compare(
 
     folder.check(output, force=force)
     paths, are_latents = _find(sources)
+    common.refuse_idle(
+        {
+            "--models": (bool(models and vae), "--vae names what is compared"),
+            "--unscaled and --scaled": (unscaled is not None and not are_latents, "these are pictures"),
+            "--alpha": (alpha != "keep" and are_latents, "these are latents"),
+            "--max-pixels": (max_pixels is not None and are_latents, "these are latents"),
+        }
+    )
     named = _load_named(vae, family, device, dtype)
     scaled = None if unscaled is None else not unscaled
     code, inputs = _latents(paths, scaled, family, named) if are_latents else (0, _labelled(paths))

@@ -1,7 +1,8 @@
-"""latents show, latents stats."""
+"""latents show, latents trace, latents stats, latents study."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import typer
 
 from vaekit.cli import common
 from vaekit.errors import OptionError
+from vaekit.files import check_target
 
-app = typer.Typer(help="Look at latents: pictures of their channels, statistics.", no_args_is_help=True)
+app = typer.Typer(help="Look at latents: their channels, statistics, how they came about.", no_args_is_help=True)
 
 
 @app.command("show")
@@ -67,6 +69,58 @@ def show(
     raise typer.Exit(code)
 
 
+@app.command("trace")
+def trace(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What txt2img or img2img wrote with --trace.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The animation: .webp, .gif or .png; else beside nothing.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="The sheet: a picture; else the animation's name and .sheet.png.")
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option("--vae", help="Decode with this one, linear for no VAE; else the one it was drawn by.")
+    ] = None,
+    index: Annotated[int, typer.Option("--index", help="Which picture of a batch.")] = 0,
+    milliseconds: Annotated[int, typer.Option("--milliseconds", help="Of each step in the animation.")] = 120,
+    device: common.Device = "auto",
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Draw how noise turned to shape: an animation, and a sheet of the steps.
+
+    A row per channel, one for the decoded latents, one for the decoded estimate; the animation shows both of these.
+
+    Example: vaekit latents trace apple.trace.safetensors -o apple.webp
+    """
+    from vaekit import images
+    from vaekit.generate import trace as traces
+
+    if milliseconds < 10:
+        raise OptionError(f"{milliseconds} milliseconds are not possible; 10 are the least")
+    goal = output or Path(f"{common.stem(file)}.webp")
+    page = sheet or goal.with_name(f"{goal.stem}.sheet.png")
+    traces.check_animation(goal)
+    images.check_format(page)
+    for path in (goal, page):
+        check_target(path, force=force)
+    loaded = traces.load(file)
+    coder = traces.vae_of(loaded, vae, device=device)
+    images.write(traces.sheet(loaded, coder, index=index, track=_stepping("the sheet")), page, force=force)
+    frames = traces.write_animation(
+        loaded, goal, coder, index=index, milliseconds=milliseconds, force=force, track=_stepping("the animation")
+    )
+    if as_json:
+        common.print_json({"animation": str(goal), "frames": frames, "sheet": str(page), "parameters": loaded.text})
+    else:
+        typer.echo(f"{goal}  ({frames} frames)")
+        typer.echo(f"{page}")
+
+
+def _stepping(what: str) -> Callable[[list[int]], Iterator[int]]:
+    return lambda steps: common.track(steps, what)
+
+
 @app.command("stats")
 def stats(
     latents: common.Latents,
@@ -98,6 +152,54 @@ def stats(
         for row in report:
             _print_stats(row)
     raise typer.Exit(code)
+
+
+@app.command("study")
+def study(
+    pictures: common.Pictures,
+    vae: common.Vae = "mini",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The report, an .html file; a CSV goes beside it.")
+    ] = Path("vaekit-study.html"),
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--other", help="VAE to decode the same latents; several times. Else those of the family here."),
+    ] = None,
+    side: Annotated[int, typer.Option("--side", help="Shrink larger pictures to so many pixels.")] = 512,
+    family: common.FamilyName = None,
+    device: common.Device = "auto",
+    dtype: common.DtypeName = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Find out how much of the latent space is needed.
+
+    Rounded, with noise, without a channel, beside PNG, JPEG and WebP; what one cell touches; between two pictures.
+
+    Example: vaekit latents study photos/ --vae mini -o study.html
+    """
+    from vaekit import images
+    from vaekit.study import page
+    from vaekit.study import study as run
+    from vaekit.study.others import relatives
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{output}: the report is a page: name it {output.stem}.html")
+    page.check(output, force=force)
+    paths = images.find(pictures)
+    coder = common.load_vae(vae, None, family, None, device, dtype)
+    found = run(paths, coder, relatives(coder, other, device=device), side=side, track=common.track)
+    table = page.write(found, output, force=force)
+    if as_json:
+        common.print_json({"page": str(output), "csv": str(table)} | found.to_dict())
+        return
+    rows = [
+        (name, variant, "–" if psnr != psnr else f"{psnr:.2f}", "–" if bits is None else f"{bits:.3f}")
+        for name in dict.fromkeys(finding.experiment for finding in found.findings)
+        for variant, _, psnr, bits in found.mean(name)
+    ]
+    common.print_table(("experiment", "variant", "PSNR dB", "bits per pixel"), rows)
+    typer.echo(f"{output}\n{table}")
 
 
 def _print_stats(row: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from vaekit.images.opening import DEFAULT_MAX_PIXELS
 from vaekit.images.pictures import Pictures
 from vaekit.images.reading import PictureSource, read
 from vaekit.images.sizes import crop, pad
+from vaekit.images.telling import read_text
 from vaekit.images.writing import check_format, to_pil, write
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "find",
     "pad",
     "read",
+    "read_text",
     "to_pil",
     "write",
 ]

@@ -27,8 +27,8 @@ _PILLOW = threading.Lock()
 
 def from_file(path: str, name: str, max_pixels: int) -> Pictures:
     """A file of one of FORMATS, decided by its content."""
-    with _open_regular(path, name) as file:
-        with _damage_told(name), _pillow(None):
+    with open_regular(path, name) as file:
+        with damage_told(name), pillow(None):
             image = Image.open(file, formats=FORMATS)
         return from_image(image, name, max_pixels)
 
@@ -42,13 +42,13 @@ def from_image(image: Image.Image, name: str, max_pixels: int) -> Pictures:
         )
     if not width * height:
         raise PictureError(f"{name}: has no pixels ({width}×{height})")
-    with _damage_told(name):
-        with _pillow(max_pixels):
+    with damage_told(name):
+        with pillow(max_pixels):
             decoded, notes = decode(image)
         return from_decoded(decoded, name, notes)
 
 
-def _open_regular(path: str, name: str) -> BinaryIO:
+def open_regular(path: str, name: str) -> BinaryIO:
     """Anything but a regular file is refused unopened: a pipe would wait for ever, a device never end."""
     try:
         facts = os.stat(path)
@@ -68,7 +68,7 @@ def _open_regular(path: str, name: str) -> BinaryIO:
 
 
 @contextmanager
-def _pillow(max_pixels: int | None) -> Iterator[None]:
+def pillow(max_pixels: int | None) -> Iterator[None]:
     """Pillow with one limit, no warnings, and truncated files refused; then its globals as they were.
 
     Its limit is a global with two thresholds, a warning and an error, and other
@@ -87,7 +87,7 @@ def _pillow(max_pixels: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _damage_told(name: str) -> Iterator[None]:
+def damage_told(name: str) -> Iterator[None]:
     try:
         yield
     except VaekitError:

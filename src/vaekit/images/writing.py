@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from vaekit.errors import NumericsError, OutputError, PictureError
 from vaekit.files import atomic_write
+from vaekit.images.telling import text_options
 from vaekit.images.wording import one_line
+
+log = logging.getLogger("vaekit")
 
 
 def to_pil(pixels: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:
@@ -55,6 +59,15 @@ _TARGETS = {
 }
 
 
+def _with_text(target: _Target, text: str | None, path: Path) -> dict[str, Any]:
+    if text is None:
+        return {}
+    options = text_options(target.format, text)
+    if not options:
+        log.warning("%s: %s has no place for the settings; PNG, JPEG, WebP and AVIF have", path, target.format)
+    return options
+
+
 def check_format(path: Path, *, alpha: bool = False) -> None:
     """Raise OutputError now if `write` could not use this suffix later; call it before the expensive part."""
     _target(path, alpha)
@@ -70,8 +83,11 @@ def _target(path: Path, alpha: bool) -> _Target:
     return target
 
 
-def write(picture: Image.Image, path: Path, *, force: bool = False) -> None:
+def write(picture: Image.Image, path: Path, *, force: bool = False, text: str | None = None) -> None:
     """Write a picture in the format that the suffix of `path` names; whole or not at all.
+
+    text: what the file is to tell of how it was made, as A1111 stores it; formats
+    without a place for it (TIFF, BMP) go without, which is told.
 
     Raises OutputError: unknown suffix, transparency into a format without it, a
     file that exists (unless `force`), no permission, disk full.
@@ -79,6 +95,6 @@ def write(picture: Image.Image, path: Path, *, force: bool = False) -> None:
     target = _target(path, picture.has_transparency_data)
     with atomic_write(path, force=force) as part:
         try:
-            picture.save(part, format=target.format, **target.options)
+            picture.save(part, format=target.format, **target.options, **_with_text(target, text, path))
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: {target.format} cannot hold this picture ({one_line(error)})") from error

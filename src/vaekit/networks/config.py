@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-PaddingMode = Literal["zeros", "reflect"]
+PaddingMode = Literal["zeros", "reflect", "circular"]
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 
@@ -25,7 +25,8 @@ class KLConfig:
     encoders). patch_size: latents are folded in patches of this side and
     normalised by a batch norm's running statistics (FLUX.2: 2); 1 for none.
     padding_mode: what the 3×3 convolutions see beyond the edge ("reflect" for
-    EQ-VAEs trained so, arXiv:2502.09509).
+    EQ-VAEs trained so, arXiv:2502.09509; "circular", the other edge, makes
+    seamless pictures with any VAE).
     """
 
     latent_channels: int

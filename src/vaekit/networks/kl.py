@@ -31,7 +31,7 @@ class ReflectConv2d(nn.Conv2d):
 def conv3x3(in_channels: int, out_channels: int, config: KLConfig) -> nn.Conv2d:
     if config.padding_mode == "reflect":
         return ReflectConv2d(in_channels, out_channels, 3)
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=config.padding_mode)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -80,14 +80,15 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution; the original pads right and bottom only, with zeros, in every mode."""
+    """Stride-2 convolution; the original pads right and bottom only, with zeros, for mirrored edges too."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, config: KLConfig):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.beyond = "circular" if config.padding_mode == "circular" else "constant"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, 1, 0, 1), mode=self.beyond))
 
 
 class Upsample(nn.Module):
@@ -143,7 +144,7 @@ class Encoder(nn.Module):
         self.conv_in = conv3x3(3, widths[0], config)
         self.down = nn.ModuleList()
         for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-            downsample = Downsample(width) if i < len(widths) - 1 else None
+            downsample = Downsample(width, config) if i < len(widths) - 1 else None
             self.down.append(Stage(before, width, config.encoder_blocks, config, downsample=downsample))
         self.mid = Middle(widths[-1], config.encoder_attention, config)
         self.norm_out = norm(widths[-1], config)

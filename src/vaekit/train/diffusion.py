@@ -58,7 +58,7 @@ class DiffusionRecipe(Recipe):
     """Stable Diffusion's parts, each as large as said here.
 
     start: the VAE. size: pixels. widths: of the UNet's stages; the first has no
-    attention. recolours: how many copies in another colour each picture gets.
+    attention. heads: of each attention in the UNet. recolours: how many copies in another colour each picture gets.
     held_out: "colour name" that no copy and no prompt says. no_caption: share of
     the batch that trains without a prompt, for classifier-free guidance (Ho and
     Salimans 2022). vocabulary: how many tokens the tokenizer may have. Of a
@@ -70,6 +70,7 @@ class DiffusionRecipe(Recipe):
     size: PositiveInt = 128
     widths: tuple[PositiveInt, ...] = (96, 128, 160)
     blocks: PositiveInt = 1
+    heads: PositiveInt = 4
     text: TextNetwork = TextNetwork()
     vocabulary: PositiveInt = 4096
     recolours: int = Field(default=2, ge=0)
@@ -187,10 +188,14 @@ def _encoded(entries: list[Captioned], vae: VAE, cache: Path) -> Tensor:
 
 
 class TextToLatents(nn.Module):
-    """The two networks that are trained together."""
+    """The two networks that are trained together.
+
+    Attention is plain matrix products: the fused kernel's backward takes a third of a step on CPUs at these sizes.
+    """
 
     def __init__(self, recipe: DiffusionRecipe, tokenizer: Any):
         from diffusers import UNet2DConditionModel
+        from diffusers.models.attention_processor import AttnProcessor
         from transformers import CLIPTextConfig, CLIPTextModel
 
         super().__init__()
@@ -219,8 +224,9 @@ class TextToLatents(nn.Module):
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (stages - 1)),
             up_block_types=(*["CrossAttnUpBlock2D"] * (stages - 1), "UpBlock2D"),
             cross_attention_dim=text.width,
-            attention_head_dim=8,
+            attention_head_dim=recipe.heads,  # diffusers' name for the number of heads
         )
+        self.unet.set_attn_processor(AttnProcessor())
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """noisy: [B, C, h, w]; timesteps: [B]; tokens: [B, length] -> v, [B, C, h, w]."""

@@ -72,8 +72,8 @@ class Recipe(BaseModel):
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 gains time there: GPUs, and CPUs with matrix units (AMX); on others it loses a third."""
-    return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
+    """Whether bfloat16 gains time there: GPUs, and CPUs that multiply it (AMX, AVX-512 BF16); others lose a third."""
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 class Run(ABC):
@@ -103,7 +103,8 @@ class Run(ABC):
             Muon(kernels, lr=recipe.lr_muon),
             torch.optim.AdamW(others, lr=recipe.lr_adamw, betas=(0.9, 0.99), weight_decay=0.0),
         ]
-        self.base_lr = [recipe.lr_muon, recipe.lr_adamw]
+        self.full_rates = [recipe.lr_muon, recipe.lr_adamw]
+        """Of the first optimizers; what a subclass adds keeps its own rate, whatever the phase."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -140,8 +141,8 @@ class Run(ABC):
     def train_step(self, batch: Any) -> Losses:
         """One update on a batch; the losses as numbers. Raises NumericsError where the loss is not finite."""
         rate = self.learning_rate()
-        for optimizer, base in zip(self.optimizers, self.base_lr, strict=True):
-            optimizer.param_groups[0]["lr"] = base * rate
+        for optimizer, full in zip(self.optimizers, self.full_rates, strict=False):
+            optimizer.param_groups[0]["lr"] = full * rate
         loss, numbers = self.loss(batch)
         if not torch.isfinite(loss):
             raise NumericsError(f"the loss is {loss.item()} at step {self.step}; the last saved state is kept")

@@ -25,6 +25,8 @@ from vaekit.train.faults import Fault, add_fault
 from vaekit.train.run import Losses, Recipe, Run
 from vaekit.train.weights import Weights
 
+ADVERSARY_RATE = 4e-4
+
 
 class VaeRecipe(Recipe):
     """network: the shapes of a network from nothing; or start: a VAE to go on from.
@@ -63,21 +65,28 @@ def build(config: KLConfig) -> KL:
     return model
 
 
+def read_kl(source: str) -> KL:
+    """A trained network to go on from, by its VAE's name or path. Raises OptionError where it is not of this kind."""
+    weights = read(find(source))
+    config = weights.identity.config
+    if not isinstance(config, KLConfig) or not (config.has_encoder and config.has_decoder):
+        raise OptionError(f"{source}: training goes on from KL networks with both halves")
+    model = KL(config)
+    model.load_state_dict(dict(weights.state))
+    return model
+
+
 def build_from(recipe: VaeRecipe) -> KL:
     """The network a recipe begins with. Raises OptionError where `start` is no VAE of the kind."""
     if recipe.start is None:
         assert recipe.network is not None
         return build(recipe.network)
-    weights = read(find(recipe.start))
-    config, state = weights.identity.config, dict(weights.state)
-    if not isinstance(config, KLConfig) or not (config.has_encoder and config.has_decoder):
-        raise OptionError(f"{recipe.start}: recipes of kind vae go on from KL networks with both halves")
+    model = read_kl(recipe.start)
+    config = model.config
     if recipe.turn is not None:
         if not (config.quant_conv and config.post_quant_conv):
             raise OptionError(f"{recipe.start}: its latents cannot be turned: it has no 1×1 convolutions beside them")
-        state = turn(state, config.latent_channels, seed=recipe.seed, stretch=recipe.turn)
-    model = KL(config)
-    model.load_state_dict(state)
+        model.load_state_dict(turn(model.state_dict(), config.latent_channels, seed=recipe.seed, stretch=recipe.turn))
     if recipe.train == "decoder":
         for part in (model.encoder, model.quant_conv):
             if part is not None:
@@ -98,8 +107,7 @@ class VaeRun(Run):
         self.features = losses.Features().to(device) if share.perceptual else None
         self.adversary = Adversary(recipe.seed).to(device) if share.adversarial else None
         if self.adversary is not None:
-            self.optimizers.append(torch.optim.AdamW(self.adversary.parameters(), lr=2e-4, betas=(0.5, 0.9)))
-            self.base_lr.append(2e-4)
+            self.optimizers.append(torch.optim.AdamW(self.adversary.parameters(), lr=ADVERSARY_RATE, betas=(0.5, 0.9)))
 
     def build(self) -> nn.Module:
         return build_from(self.recipe)

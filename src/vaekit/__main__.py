@@ -1,0 +1,5 @@
+"""`python -m vaekit` is `vaekit`."""
+
+from vaekit.cli import run
+
+run()
