@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -18,6 +20,8 @@ from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
 from vaekit.engine.half import Half, Ration, Told, rows_into, rows_of
 from vaekit.engine.placement import Placement
 from vaekit.engine.strips.budget import Memory, settle
+from vaekit.engine.strips.planning import Rates
+from vaekit.engine.strips.telling import Forecast
 from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
 from vaekit.families import Family
 from vaekit.latents import Latents
@@ -127,8 +131,7 @@ class VAE:
         assert self._encoder is not None
         batch, _, height, width = pixels.shape
         out = torch.empty((batch, *self._encoder.result_shape(height, width)), device=self.placement.device)
-        held, result = (4 * tensor.numel() for tensor in (pixels, out))
-        ration = Ration(settle(memory, self.placement.device), held, 3 * result, progress=progress)
+        ration = self._encoding(batch, width, height, memory, progress)
         self._encoder.run((batch, height, width), rows_of(pixels), rows_into(out), ration)
         return Moments.from_channels(out) if isinstance(self.config, KLConfig) else Moments(out)
 
@@ -208,8 +211,7 @@ class VAE:
         self._check_family(latents.family, any_family)
         raw = self._to_raw(latents.tensor.to(self.placement.device, torch.float32))
         batch, _, height, width = raw.shape
-        result = images.Canvas.bytes(output, batch, latents.size)
-        ration = Ration(settle(memory, self.placement.device), 4 * raw.numel(), result, progress=progress)
+        ration = self._decoding(batch, latents.size, output, memory, progress)
         canvas = images.Canvas(output, batch, latents.size, latents.alpha)
         self._decoder.run((batch, height, width), rows_of(raw), canvas.write, ration)
         pictures = canvas.finish()
@@ -246,6 +248,53 @@ class VAE:
         assert self._decoder is not None
         unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
         return self._decoder.network.unfold(unscaled)
+
+    # How much that takes
+
+    def forecast(
+        self,
+        size: tuple[int, int],
+        *,
+        direction: Literal["encode", "decode"] = "decode",
+        memory: Memory = None,
+        batch: int = 1,
+        output: Output = "pil",
+        rates: Rates | None = None,
+    ) -> Forecast:
+        """How pictures of this size would be decoded, or encoded, inside that memory, and what it takes.
+
+        size: (width, height) in pixels. The other arguments are those of `encode` and
+        `decode`. rates: what this machine does in a second, for its seconds.
+
+        Raises OptionError for a budget that is too small, with the smallest that does.
+        """
+        half = self._encoder if direction == "encode" else self._decoder
+        if half is None:
+            raise VaekitError(f"{self.name} has no {direction}r")
+        side = self.family.downscale
+        width, height = (-(-length // side) * side for length in size)
+        ration = (
+            self._encoding(batch, width, height, memory, None)
+            if direction == "encode"
+            else self._decoding(batch, size, output, memory, None)
+        )
+        inside = (height, width) if direction == "encode" else half.source_size(height, width)
+        return half.forecast((batch, *inside), replace(ration, rates=rates or ration.rates))
+
+    def _encoding(self, batch: int, width: int, height: int, memory: Memory, progress: Told | None) -> Ration:
+        """The pixels lie there the whole time; moments, their mean and the latents at the end."""
+        assert self._encoder is not None
+        moments = math.prod(self._encoder.result_shape(height, width))
+        held, result = 4 * 3 * batch * height * width, 3 * 4 * batch * moments
+        return Ration(settle(memory, self.placement.device), held, result, progress=progress)
+
+    def _decoding(
+        self, batch: int, size: tuple[int, int], output: Output, memory: Memory, progress: Told | None
+    ) -> Ration:
+        side = self.family.downscale
+        held = 4 * batch * self.family.latent_channels * math.prod(-(-length // side) for length in size)
+        result = images.Canvas.bytes(output, batch, size)
+        return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     # Into diffusers, and elsewhere
 

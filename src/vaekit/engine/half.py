@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from vaekit.engine.strips.budget import Budget, rounded_up
 from vaekit.engine.strips.line import Line, line
 from vaekit.engine.strips.running import Progress, Runner
 from vaekit.engine.strips.stores import free_disk, spill_folder
-from vaekit.engine.strips.telling import amount, describe, size_of
+from vaekit.engine.strips.telling import Forecast, amount, size_of, whole_bytes
 from vaekit.errors import NumericsError, OptionError, ResourceError
 from vaekit.networks.config import KLConfig, NetworkConfig
 from vaekit.networks.kl import KL
@@ -40,7 +40,8 @@ ONE_PIECE_MARGIN = 1.1
 class Ration:
     """What a run may take. held, result: bytes of what it reads and of what it gives, which count as well.
 
-    rows: force this height of strips. progress: called after every strip.
+    rows: force this height of strips. progress: called after every strip. rates:
+    what the machine does in a second.
     """
 
     budget: Budget
@@ -48,6 +49,7 @@ class Ration:
     result: int = 0
     rows: int | None = None
     progress: Told | None = None
+    rates: planning.Rates = field(default_factory=planning.Rates)
 
 
 class Half:
@@ -96,6 +98,11 @@ class Half:
         last = len(self.line) - 1
         return self.line.steps[last].channels, self.line.side(last, height), self.line.side(last, width)
 
+    def source_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the input that gives a result of this size."""
+        zoom = self.line.steps[-1].zoom
+        return (height >> zoom, width >> zoom) if zoom >= 0 else (height << -zoom, width << -zoom)
+
     def run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None = None) -> None:
         """Run on (batch, height, width) of pixels or cells, in one piece or in strips as the ration allows.
 
@@ -115,17 +122,16 @@ class Half:
             self._widen()
             self.run(shape, source, sink, ration)
 
-    def plan(self, shape: tuple[int, int, int], ration: Ration) -> planning.Plan | None:
-        """How to run on an input of this shape; None for one piece, where that fits. Raises like `run`."""
+    def forecast(self, shape: tuple[int, int, int], ration: Ration) -> Forecast:
+        """How an input of this shape is run, in one piece where that fits, and what it takes. Raises like `run`."""
         batch, height, width = shape
         task = self.task(height, width, ration)
-        whole = task.held + task.result + batch * planning.one_piece_bytes(replace(task, held=0, result=0))
-        if whole * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
-            return None
+        if whole_bytes(task, batch) * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
+            return Forecast(task, None, batch)
         planned = planning.plan(task, ration.budget.bytes)
         if planned is None:
             raise _too_little(self.direction, task, ration.budget)
-        return planned
+        return Forecast(task, planned, batch)
 
     def task(self, height: int, width: int, ration: Ration) -> planning.Task:
         """What is to be planned for one picture."""
@@ -137,19 +143,21 @@ class Half:
             held=ration.held,
             result=ration.result,
             disk=free_disk(spill_folder()),
+            rates=ration.rates,
             rows=ration.rows,
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
-        plan = None if ration is None else self.plan(shape, ration)
+        forecast = None if ration is None else self.forecast(shape, ration)
         told = f"{self.direction} {shape[0]} of {shape[2]}×{shape[1]} in {self.dtype} on {self.device}"
         with torch.inference_mode(), _enough_memory(told):
-            if plan is None or ration is None:
+            if forecast is None or forecast.plan is None:
                 self._run_whole(shape, source, sink)
                 return
-            log.info("%s", describe(plan))
+            log.info("%s", forecast)
+            progress = None if ration is None else ration.progress
             for picture in range(shape[0]):
-                self._run_strips(plan, picture, shape[0], source, sink, ration)
+                self._run_strips(forecast.plan, picture, shape[0], source, sink, progress)
 
     def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink) -> None:
         batch, height, width = shape
@@ -161,9 +169,8 @@ class Half:
             self._hand_on(sink, picture, 0, result[picture].permute(1, 2, 0))
 
     def _run_strips(
-        self, plan: planning.Plan, picture: int, batch: int, source: Source, sink: Sink, ration: Ration
+        self, plan: planning.Plan, picture: int, batch: int, source: Source, sink: Sink, progress: Told | None
     ) -> None:
-        progress = ration.progress
         Runner(
             self.network,
             plan,

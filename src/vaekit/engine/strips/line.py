@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from vaekit.networks.config import KLConfig, NetworkConfig, PaddingMode, TinyConfig
 
@@ -123,12 +123,12 @@ class _Writer:
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
-    def add(self, kind: Kind, name: str, channels: int, zoom: int = 0, **more: object) -> int:
-        """zoom: in relation to the source's."""
+    def add(self, kind: Kind, name: str, channels: int, zoom: int = 0, source: int | None = None, **more: Any) -> int:
+        """zoom: in relation to the source's, which is the last step where none is named."""
         last = len(self.steps) - 1
-        source = more.pop("source", max(last, 0))
-        base = self.steps[source].zoom if self.steps else 0  # type: ignore[index]
-        self.steps.append(Step(kind, name, channels, base + zoom, source, **more))  # type: ignore[arg-type]
+        source = max(last, 0) if source is None else source
+        base = self.steps[source].zoom if self.steps else 0
+        self.steps.append(Step(kind, name, channels, base + zoom, source, **more))
         return last + 1
 
     @property
@@ -176,8 +176,7 @@ def _resnet(w: _Writer, name: str, channels: int) -> None:
     x = w.last
     w.add("conv", f"{name}.conv1", channels, norm=f"{name}.norm1", before="silu")
     shortcut = f"{name}.nin_shortcut" if w.steps[x].channels != channels else None
-    more = {"norm": f"{name}.norm2", "before": "silu", "residual": x, "shortcut": shortcut}
-    w.add("conv", f"{name}.conv2", channels, **more)
+    w.add("conv", f"{name}.conv2", channels, norm=f"{name}.norm2", before="silu", residual=x, shortcut=shortcut)
 
 
 def _middle(w: _Writer, name: str, attention: bool) -> None:

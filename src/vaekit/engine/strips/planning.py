@@ -178,9 +178,13 @@ def one_piece_bytes(task: Task) -> int:
 
 def one_piece_seconds(task: Task) -> float:
     """How long the plain network takes for it."""
-    line, rates = task.line, task.rates
-    work = sum(line.operations_in_one_piece(i, task.height, task.width) for i in range(len(line)))
-    return work / rates.operations + sum(_moved(task, i, whole=True) for i in range(1, len(line))) / rates.moved
+    moved = sum(_moved(task, i, whole=True) for i in range(1, len(task.line)))
+    return one_piece_operations(task) / task.rates.operations + moved / task.rates.moved
+
+
+def one_piece_operations(task: Task) -> float:
+    """The plain network's multiplications and additions."""
+    return sum(task.line.operations_in_one_piece(i, task.height, task.width) for i in range(len(task.line)))
 
 
 def _one_piece_step(task: Task, step: int) -> int:

@@ -150,10 +150,7 @@ class Runner:
             return self._attend(step, place, rows)
         if step.kind == "keys":
             return self._keys(step, rows)
-        if step.kind == "up":
-            out = self._enlarge(step, place, rows)
-        else:
-            out = self._convolve(step, place, rows)
+        out = (self._enlarge if step.kind == "up" else self._convolve)(step, place, rows)
         if step.residual is not None:
             residual = self._windows[step.residual].rows(*rows)
             out += residual if step.shortcut is None else _point(residual, self._conv(step.shortcut))
@@ -261,7 +258,7 @@ class Runner:
         for first in range(0, height, at_once):
             part = block[: min(at_once, height - first)]
             store.read(first, part)
-            for cells in part.flatten(0, 1).split(KEYS_AT_ONCE):
+            for cells in torch.split(part.flatten(0, 1), KEYS_AT_ONCE):
                 yield cells[:, : channels // 2], cells[:, channels // 2 :]
 
     def _conv(self, name: str) -> nn.Conv2d:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 BLOCK = 1 << 16
 """Numbers looked at together, so that they stay in the processor's cache."""
 
-
 FAR = 8.0
 """A mean so many deviations from zero is subtracted first: inside one shift it would take digits away."""
 
@@ -39,7 +38,7 @@ class Statistics:
     def add(self, rows: Tensor) -> None:
         """rows: [n, width, channels]."""
         cells = rows.flatten(0, 1)
-        for block in cells.split(max(1, BLOCK // cells.shape[1])):
+        for block in torch.split(cells, max(1, BLOCK // cells.shape[1])):
             values = block.float()
             mean = values.mean(0)
             squares = (values - mean).square_().sum(0)

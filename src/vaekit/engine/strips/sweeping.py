@@ -18,7 +18,7 @@ from vaekit.engine.strips.line import Line, Rows
 
 @dataclass(frozen=True)
 class Span:
-    """What becomes of one step's window: it keeps the rows from `first`, and `new` are added; it then ends at new[1]."""
+    """What becomes of one step's window: the rows before `first` go, and `new` are added at its end."""
 
     step: int
     first: int
