@@ -295,9 +295,10 @@ class _Draft:
 
 
 def working_bytes(task: Task, sweep: Sweep, rows: int) -> int:
-    """What a pass needs beside the stored results: its windows, and the arrays of the step that needs most."""
+    """What a pass needs beside the stored results: windows, weights, and the arrays of the step that needs most."""
     windows, most = _largest(task, sweep, rows)
-    return sum(count * task.row_bytes(step) for step, count in windows.items()) + most
+    weights = sum(task.weight_bytes(step) for step in sweep.computed)
+    return sum(count * task.row_bytes(step) for step, count in windows.items()) + weights + most
 
 
 @lru_cache(maxsize=100_000)
@@ -341,8 +342,8 @@ def step_bytes(task: Task, step: int, rows: int) -> int:
         block = min(KEYS_AT_ONCE, line.side(step, task.width) * line.side(step, task.height))
         # in float32: queries, what is gathered, and its share of a block; scores; the block's keys and values
         return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + 2 * out + weights
-    if this.kind == "up":
-        return (rows // 2 + 2) * wide + out + out // 4 + weights
+    if this.kind == "up":  # of four parts, one at a time is copied, convolved and put in its place
+        return (rows // 2 + 2) * wide + (rows // 2 + 1) * task.row_bytes(this.source) + out + out // 4 + weights // 4
     reach = {"conv": rows + 2, "down": 2 * rows + 1}.get(this.kind, rows)
     return max(reach * wide + out + weights, 2 * out if this.shortcut else 0)
 

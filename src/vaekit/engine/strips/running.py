@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
 from vaekit.engine.strips.statistics import Affine, Statistics
-from vaekit.engine.strips.stores import Kept, Spilled, Store, give_back_heap
+from vaekit.engine.strips.stores import Kept, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
 
 BLOCK = 1 << 16
@@ -73,11 +74,13 @@ class Runner:
 
     def run(self) -> None:
         last_use = self.plan.last_use()
-        for i, one in enumerate(self.plan.passes):
-            last = frozenset(step for step, use in last_use.items() if use == i)
-            self._run_pass(one, i, last)
-            for step in last:
-                self._stores.pop(step, None)
+        with steady_heap():
+            for i, one in enumerate(self.plan.passes):
+                last = frozenset(step for step, use in last_use.items() if use == i)
+                self._run_pass(one, i, last)
+                give_back_heap()
+                for step in last:
+                    self._stores.pop(step, None)
 
     def _run_pass(self, one: Pass, number: int, last: frozenset[int]) -> None:
         target, sweep = one.sweep.target, one.sweep
@@ -102,7 +105,6 @@ class Runner:
             count += 1
             self._tell(one, number, count)
         self._windows, self._weights = {}, {}
-        give_back_heap()
 
     def _open(self, target: int) -> None:
         step, place = self.line.steps[target], self.plan.places[target]
@@ -337,19 +339,14 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, pa
 
 
 def _folded(weight: Tensor) -> Tensor:
-    """The four 2×2 kernels [4, out, in, 2, 2] of a 3×3 kernel after an enlargement."""
-    rows = weight.float()
-    pairs = {0: ((0,), (1, 2)), 1: ((0, 1), (2,))}
-    kernels = [
-        torch.stack(
-            [torch.stack([rows[:, :, ys][:, :, :, xs].sum((2, 3)) for xs in pairs[right]], -1) for ys in pairs[down]],
-            -2,
-        )
-        for down in (0, 1)
-        for right in (0, 1)
-    ]
-    folded = torch.stack(kernels).to(weight.dtype)
-    return folded.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    """The four 2×2 kernels [4, out, in, 2, 2] of a 3×3 kernel after an enlargement, channels innermost in memory."""
+    out, channels = weight.shape[:2]
+    folded = weight.new_empty((2, 2, out, 2, 2, channels))
+    shares = (((0,), (1, 2)), ((0, 1), (2,)))
+    for down, right, row, column in product((0, 1), repeat=4):
+        rows, columns = shares[down][row], shares[right][column]
+        folded[down, right, :, row, column] = weight[:, :, rows][:, :, :, columns].float().sum((2, 3))
+    return folded.permute(0, 1, 2, 5, 3, 4).flatten(0, 1)
 
 
 def _mirror(slab: Tensor, over: Rows) -> None:

@@ -13,6 +13,8 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +25,9 @@ from torch import Tensor
 from vaekit.errors import ResourceError
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+M_MMAP_THRESHOLD = -3
+MAPPED_FROM, MAPPED_FROM_BEFORE = 1 << 18, 1 << 25
+"""Bytes."""
 
 
 class Store(Protocol):
@@ -174,6 +179,25 @@ def _punch_hole(descriptor: int, start: int, length: int) -> None:
 
 def give_back_heap() -> None:
     """What the heap holds free goes back to the system, so that earlier passes do not count against later ones."""
-    libc = _libc()
-    if libc is not None and hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    _glibc("malloc_trim", 0)
+
+
+@contextmanager
+def steady_heap() -> Iterator[None]:
+    """Arrays are mappings of their own meanwhile, given back when they go: the heap has no holes that count.
+
+    Of glibc alone, which else raises that threshold to 32 MiB as it goes, where it is left afterwards.
+    """
+    give_back_heap()
+    _glibc("mallopt", M_MMAP_THRESHOLD, MAPPED_FROM)
+    try:
+        yield
+    finally:
+        _glibc("mallopt", M_MMAP_THRESHOLD, MAPPED_FROM_BEFORE)
+
+
+def _glibc(name: str, *values: int) -> None:
+    """Call a function that other C libraries may lack."""
+    function = getattr(_libc(), name, None)
+    if function is not None:
+        function(*values)
