@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -17,9 +19,10 @@ from torch import Tensor
 
 from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
-from vaekit.engine.half import Half, Ration, Told, rows_into, rows_of
+from vaekit.engine.half import Half, Ration, Sink, Source, Told, rows_into, rows_of
 from vaekit.engine.placement import Placement
 from vaekit.engine.strips.budget import Memory, settle
+from vaekit.engine.strips.calibration import calibrate
 from vaekit.engine.strips.planning import Rates
 from vaekit.engine.strips.telling import Forecast
 from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
@@ -118,21 +121,36 @@ class VAE:
         if self._encoder is None:
             raise VaekitError(f"{self.name} has no encoder; it only decodes")
         self._check_sampling(sample, seed)
+        if isinstance(pictures, str | os.PathLike) and (rows := images.open_rows(pictures, max_pixels=max_pixels)):
+            with rows:
+                return self._encode_rows(rows, sample, seed, memory, progress)
         read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
         for note in read.notes:
             log.info("%s", note)
-        moments = self._moments(images.pad(read.pixels, self.family.downscale), memory, progress)
+        pixels = images.pad(read.pixels, self.family.downscale)
+        batch, _, height, width = pixels.shape
+        moments = self._raw((batch, height, width), rows_of(pixels), 4 * pixels.numel(), memory, progress)
         raw = _draw(moments, seed) if sample else moments.mean
         tensor = self._to_model_space(raw).cpu()
         return Latents(tensor, self.family, read.size, vae=self.fingerprint.vae, alpha=read.alpha)
 
-    def _moments(self, pixels: Tensor, memory: Memory, progress: Told | None) -> Moments:
-        """pixels: [B, 3, H, W], padded -> moments, not folded."""
+    def _encode_rows(
+        self, picture: images.RowPicture, sample: bool, seed: int | None, memory: Memory, progress: Told | None
+    ) -> Latents:
+        """A picture that is read as it is needed."""
+        side = self.family.downscale
+        width, height = (-(-length // side) * side for length in picture.size)
+        raw = self._raw((1, height, width), lambda _, first, out: picture.read(first, out), 0, memory, progress)
+        tensor = self._to_model_space(_draw(raw, seed) if sample else raw.mean).cpu()
+        return Latents(tensor, self.family, picture.size, vae=self.fingerprint.vae)
+
+    def _raw(
+        self, shape: tuple[int, int, int], source: Source, held: int, memory: Memory, progress: Told | None
+    ) -> Moments:
+        """Moments, not folded, of (batch, height, width) of padded pixels; held: bytes that those take."""
         assert self._encoder is not None
-        batch, _, height, width = pixels.shape
-        out = torch.empty((batch, *self._encoder.result_shape(height, width)), device=self.placement.device)
-        ration = self._encoding(batch, width, height, memory, progress)
-        self._encoder.run((batch, height, width), rows_of(pixels), rows_into(out), ration)
+        out = torch.empty((shape[0], *self._encoder.result_shape(*shape[1:])), device=self.placement.device)
+        self._encoder.run(shape, source, rows_into(out), self._encoding(shape, held, memory, progress))
         return Moments.from_channels(out) if isinstance(self.config, KLConfig) else Moments(out)
 
     def _check_sampling(self, sample: bool, seed: int | None) -> None:
@@ -203,19 +221,50 @@ class VAE:
         Raises FamilyError, LatentsError, OptionError, NumericsError, ResourceError,
         and VaekitError for an encoder-only VAE.
         """
-        if self._decoder is None:
-            raise VaekitError(f"{self.name} has no decoder; it only encodes")
         if output not in ("pil", "numpy", "tensor"):
             raise OptionError(f"no output is called {output!r}; there are pil, numpy and tensor")
+        latents = self._decodable(latents, any_family)
+        canvas = images.Canvas(output, len(latents.tensor), latents.size, latents.alpha)
+        self._decode(latents, canvas.write, output, memory, progress)
+        pictures = canvas.finish()
+        return pictures[0] if isinstance(pictures, list) and len(pictures) == 1 else pictures
+
+    def decode_to(
+        self,
+        latents: Latents | Tensor,
+        path: Path,
+        *,
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+        force: bool = False,
+    ) -> None:
+        """Decode one picture into a PNG or TIFF file strip by strip: it never lies in memory as a whole.
+
+        The arguments are those of `decode`; transparency that was put aside is left
+        out. Raises as `decode` does, and OutputError.
+        """
+        latents = self._decodable(latents, any_family)
+        if len(latents.tensor) != 1:
+            raise OptionError(f"a file takes one picture, and these latents hold {len(latents.tensor)}")
+        with images.write_rows(path, latents.size, force=force) as file:
+            self._decode(latents, lambda _, first, rows: file.write(first, rows), None, memory, progress)
+
+    def _decodable(self, latents: Latents | Tensor, any_family: bool) -> Latents:
+        if self._decoder is None:
+            raise VaekitError(f"{self.name} has no decoder; it only encodes")
         latents = self._as_latents(latents)
         self._check_family(latents.family, any_family)
+        return latents
+
+    def _decode(
+        self, latents: Latents, sink: Sink, output: Output | None, memory: Memory, progress: Told | None
+    ) -> None:
+        assert self._decoder is not None
         raw = self._to_raw(latents.tensor.to(self.placement.device, torch.float32))
         batch, _, height, width = raw.shape
         ration = self._decoding(batch, latents.size, output, memory, progress)
-        canvas = images.Canvas(output, batch, latents.size, latents.alpha)
-        self._decoder.run((batch, height, width), rows_of(raw), canvas.write, ration)
-        pictures = canvas.finish()
-        return pictures[0] if isinstance(pictures, list) and len(pictures) == 1 else pictures
+        self._decoder.run((batch, height, width), rows_of(raw), sink, ration)
 
     def _as_latents(self, latents: Latents | Tensor) -> Latents:
         if isinstance(latents, Tensor):
@@ -258,13 +307,13 @@ class VAE:
         direction: Literal["encode", "decode"] = "decode",
         memory: Memory = None,
         batch: int = 1,
-        output: Output = "pil",
+        output: Output | None = "pil",
         rates: Rates | None = None,
     ) -> Forecast:
         """How pictures of this size would be decoded, or encoded, inside that memory, and what it takes.
 
         size: (width, height) in pixels. The other arguments are those of `encode` and
-        `decode`. rates: what this machine does in a second, for its seconds.
+        `decode`; output None stands for `decode_to`. rates: what this machine does in a second, for its seconds.
 
         Raises OptionError for a budget that is too small, with the smallest that does.
         """
@@ -274,26 +323,33 @@ class VAE:
         side = self.family.downscale
         width, height = (-(-length // side) * side for length in size)
         ration = (
-            self._encoding(batch, width, height, memory, None)
+            self._encoding((batch, height, width), 4 * 3 * batch * height * width, memory, None)
             if direction == "encode"
             else self._decoding(batch, size, output, memory, None)
         )
         inside = (height, width) if direction == "encode" else half.source_size(height, width)
         return half.forecast((batch, *inside), replace(ration, rates=rates or ration.rates))
 
-    def _encoding(self, batch: int, width: int, height: int, memory: Memory, progress: Told | None) -> Ration:
-        """The pixels lie there the whole time; moments, their mean and the latents at the end."""
+    def calibrate(self, direction: Literal["encode", "decode"] = "decode") -> Rates:
+        """What this machine does in a second for this VAE, for the seconds of `forecast`; takes about two of them."""
+        half = self._encoder if direction == "encode" else self._decoder
+        if half is None:
+            raise VaekitError(f"{self.name} has no {direction}r")
+        return calibrate(half.line, half.dtype, half.device)
+
+    def _encoding(self, shape: tuple[int, int, int], held: int, memory: Memory, progress: Told | None) -> Ration:
+        """Moments, their mean and the latents lie there at the end."""
         assert self._encoder is not None
-        moments = math.prod(self._encoder.result_shape(height, width))
-        held, result = 4 * 3 * batch * height * width, 3 * 4 * batch * moments
+        result = 3 * 4 * shape[0] * math.prod(self._encoder.result_shape(*shape[1:]))
         return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     def _decoding(
-        self, batch: int, size: tuple[int, int], output: Output, memory: Memory, progress: Told | None
+        self, batch: int, size: tuple[int, int], output: Output | None, memory: Memory, progress: Told | None
     ) -> Ration:
+        """output: None where the rows are written away."""
         side = self.family.downscale
         held = 4 * batch * self.family.latent_channels * math.prod(-(-length // side) for length in size)
-        result = images.Canvas.bytes(output, batch, size)
+        result = 0 if output is None else images.Canvas.bytes(output, batch, size)
         return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     # Into diffusers, and elsewhere

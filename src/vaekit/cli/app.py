@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
+from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, plan, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def options(
 app.command("encode")(codec.encode)
 app.command("decode")(codec.decode)
 app.command("roundtrip")(codec.roundtrip)
+app.command("plan")(plan.plan)
 app.command("txt2img")(generate.txt2img)
 app.command("img2img")(generate.img2img)
 app.command("info")(info.info)

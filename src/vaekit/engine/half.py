@@ -128,10 +128,21 @@ class Half:
         task = self.task(height, width, ration)
         if whole_bytes(task, batch) * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
             return Forecast(task, None, batch)
+        if self.line.padding == "circular":
+            return self._undivided(Forecast(task, None, batch), ration.budget)
         planned = planning.plan(task, ration.budget.bytes)
         if planned is None:
             raise _too_little(self.direction, task, ration.budget)
         return Forecast(task, planned, batch)
+
+    def _undivided(self, forecast: Forecast, budget: Budget) -> Forecast:
+        """Seamless pictures are not cut up: their first row sees the last."""
+        if budget.asked:
+            raise OptionError(
+                f"{size_of(forecast.task)} with circular padding is {self.direction}d in one piece only, which takes "
+                f"{rounded_up(forecast.memory * ONE_PIECE_MARGIN)}"
+            )
+        return forecast
 
     def task(self, height: int, width: int, ration: Ration) -> planning.Task:
         """What is to be planned for one picture."""

@@ -2,5 +2,6 @@
 
 Downwards: `budget` (how much), `running` (a plan carried out with the network's
 modules), `attention`, `statistics`, `stores` (rows in memory or in a file).
-`planning`, `counting`, `sweeping` and `line` know nothing of torch.
+`planning`, `simulation` (a plan gone through without a pixel), `telling`, `sweeping`
+and `line` know nothing of torch. `calibration` measures the machine.
 """

@@ -43,7 +43,7 @@ REDONE = 2
 """How many normalised steps may hang on redoing at once; each costs every later one another time, so more never pay."""
 KEYS_AT_ONCE = 1024
 """Cells whose keys and values an attention looks at together."""
-OVERHEAD = 24 * MIB
+OVERHEAD = 20 * MIB
 """What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
 
 

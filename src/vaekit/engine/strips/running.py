@@ -87,7 +87,7 @@ class Runner:
         self._open(target)
         self._windows = {
             step: _Window(capacity, self._width(step), self.line.steps[step].channels, self._dtype, self._device)
-            for step, capacity in _capacities(one).items()
+            for step, capacity in one.sweep.capacities(one.rows).items()
         }
         read, count = frozenset(sweep.read), 0
         for strip in sweep.strips(one.rows):
@@ -302,15 +302,6 @@ class _Window:
 
     def rows(self, first: int, last: int) -> Tensor:
         return self._buffer[first - self._first : last - self._first]
-
-
-def _capacities(one: Pass) -> dict[int, int]:
-    capacities: dict[int, int] = {}
-    for strip in one.sweep.strips(one.rows):
-        for span in strip.spans:
-            if span.step != one.sweep.target:
-                capacities[span.step] = max(capacities.get(span.step, 0), span.window)
-    return capacities
 
 
 def _activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:

@@ -87,3 +87,12 @@ class Sweep:
                     before = needs.get(other, need)
                     needs[other] = min(before[0], need[0]), max(before[1], need[1])
             yield Strip(strip, tuple(Span(step, firsts[step], new[step]) for step in order))
+
+    def capacities(self, rows: int) -> dict[int, int]:
+        """The most rows that the window of each step but the target ever holds."""
+        capacities: dict[int, int] = {}
+        for strip in self.strips(rows):
+            for span in strip.spans:
+                if span.step != self.target:
+                    capacities[span.step] = max(capacities.get(span.step, 0), span.window)
+        return capacities

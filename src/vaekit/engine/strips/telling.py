@@ -79,8 +79,24 @@ def whole_bytes(task: Task, batch: int) -> int:
 
 def size_of(task: Task) -> str:
     """The picture's width and height in pixels."""
+    width, height = pixels(task)
+    return f"{width}×{height}"
+
+
+def pixels(task: Task) -> tuple[int, int]:
+    """(width, height), padded to whole cells."""
     zoom = max(0, *(step.zoom for step in task.line.steps))
-    return f"{task.width << zoom}×{task.height << zoom}"
+    return task.width << zoom, task.height << zoom
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.3 s, 42 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def amount(count: float) -> str:
