@@ -21,7 +21,7 @@ from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
 from vaekit.engine.half import Half, Ration, Sink, Source, Told, rows_into, rows_of
 from vaekit.engine.placement import Placement
-from vaekit.engine.strips.budget import Memory, settle
+from vaekit.engine.strips.budget import Memory, parse, settle
 from vaekit.engine.strips.calibration import calibrate
 from vaekit.engine.strips.planning import Rates
 from vaekit.engine.strips.telling import Forecast
@@ -309,11 +309,13 @@ class VAE:
         batch: int = 1,
         output: Output | None = "pil",
         rates: Rates | None = None,
+        disk: Memory = None,
     ) -> Forecast:
         """How pictures of this size would be decoded, or encoded, inside that memory, and what it takes.
 
         size: (width, height) in pixels. The other arguments are those of `encode` and
-        `decode`; output None stands for `decode_to`. rates: what this machine does in a second, for its seconds.
+        `decode`; output None stands for `decode_to`. rates: what a machine does in a
+        second. disk: what may be spilled there; None for what is free here.
 
         Raises OptionError for a budget that is too small, with the smallest that does.
         """
@@ -328,7 +330,9 @@ class VAE:
             else self._decoding(batch, size, output, memory, None)
         )
         inside = (height, width) if direction == "encode" else half.source_size(height, width)
-        return half.forecast((batch, *inside), replace(ration, rates=rates or ration.rates))
+        return half.forecast(
+            (batch, *inside), replace(ration, rates=rates or ration.rates, disk=None if disk is None else parse(disk))
+        )
 
     def calibrate(self, direction: Literal["encode", "decode"] = "decode") -> Rates:
         """What this machine does in a second for this VAE, for the seconds of `forecast`; takes about two of them."""

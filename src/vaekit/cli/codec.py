@@ -105,7 +105,7 @@ def decode(
         loaded = load_latents(path, None if unscaled is None else not unscaled, coder)
         written = common.numbered(goals[path], len(loaded.tensor))
         with common.strips_bar("decoding", alone=len(paths) == 1) as told:
-            how = {"any_family": any_family, "memory": memory, "progress": told}
+            how: dict[str, Any] = {"any_family": any_family, "memory": memory, "progress": told}
             if _by_rows(loaded, goals[path]):
                 coder.decode_to(loaded, goals[path], force=force, **how)
             else:

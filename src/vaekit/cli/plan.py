@@ -27,6 +27,9 @@ def plan(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Go through every strip, counting what is allocated, without any pixel.")
     ] = False,
+    disk: Annotated[
+        str | None, typer.Option("--disk", help="So much may be spilled to temporary files; else what is free here.")
+    ] = None,
     decoder: common.DecoderFile = None,
     family: common.FamilyName = None,
     padding: common.Padding = None,
@@ -55,6 +58,7 @@ def plan(
         batch=batch,
         output=None if to_file else "pil",
         rates=coder.calibrate(direction),
+        disk=disk,
     )
     counted = None
     if simulate:
@@ -115,16 +119,19 @@ def _print(forecast: Forecast, counted: int | None) -> None:
     typer.echo(str(forecast))
     if forecast.plan is not None:
         _print_passes(forecast.plan)
+    facts = {
+        "memory": amount(forecast.memory) + ("" if counted is None else f", {amount(counted)} simulated"),
+        "time": f"about {duration(forecast.seconds)} on this machine",
+        "operations": f"{forecast.operations / 1e12:,.2f} TFLOP{_attention(forecast)}",
+        "spilled": f"{amount(forecast.spilled)} written and read" if forecast.spilled else "nothing",
+    }
+    for name, told in facts.items():
+        typer.echo(f"{name:<12}{told}")
+
+
+def _attention(forecast: Forecast) -> str:
     share = forecast.of_attention / forecast.operations
-    attention = (
-        f", {share:.0%} of them in the attention, which grows with the square of the area" if share > 0.05 else ""
-    )
-    typer.echo(f"memory      {amount(forecast.memory)}" + ("" if counted is None else f", {amount(counted)} simulated"))
-    typer.echo(f"time        about {duration(forecast.seconds)} on this machine")
-    typer.echo(f"operations  {forecast.operations / 1e12:,.2f} TFLOP{attention}")
-    typer.echo(
-        f"spilled     {amount(forecast.spilled)} written and read" if forecast.spilled else "spilled     nothing"
-    )
+    return f", {share:.0%} of it attention, which grows with the square of the area" if share > 0.05 else ""
 
 
 def _print_passes(plan: Plan) -> None:

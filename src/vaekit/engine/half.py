@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,8 @@ class Ration:
     """What a run may take. held, result: bytes of what it reads and of what it gives, which count as well.
 
     rows: force this height of strips. progress: called after every strip. rates:
-    what the machine does in a second.
+    what the machine does in a second. disk: bytes that may be spilled; None for
+    what is free.
     """
 
     budget: Budget
@@ -50,6 +52,7 @@ class Ration:
     rows: int | None = None
     progress: Told | None = None
     rates: planning.Rates = field(default_factory=planning.Rates)
+    disk: int | None = None
 
 
 class Half:
@@ -153,7 +156,7 @@ class Half:
             item=self.dtype.itemsize,
             held=ration.held,
             result=ration.result,
-            disk=free_disk(spill_folder()),
+            disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
             rates=ration.rates,
             rows=ration.rows,
         )
@@ -254,9 +257,12 @@ def _decode(network: Network, z: Tensor) -> Tensor:
 
 
 def _too_little(direction: Direction, task: planning.Task, budget: Budget) -> OptionError | ResourceError:
-    least = rounded_up(planning.smallest(task))
-    told = f"{size_of(task)} cannot be {direction}d in {amount(budget.bytes)} of memory; the least that does is {least}"
-    return OptionError(told) if budget.asked else ResourceError(f"{told}, and that is more than half of what is free")
+    told = f"{size_of(task)} cannot be {direction}d in {amount(budget.bytes)} of memory"
+    told += f"; the least that does is {rounded_up(planning.smallest(task))}"
+    roomy = planning.plan(replace(task, disk=math.inf), budget.bytes)
+    if roomy is not None:
+        told += f", or this with {amount(roomy.disk)} free in {spill_folder()}, where {amount(task.disk)} may be used"
+    return OptionError(told) if budget.asked else ResourceError(f"{told}; that is half of what is free")
 
 
 def _one_half(config: NetworkConfig, direction: Direction) -> NetworkConfig:

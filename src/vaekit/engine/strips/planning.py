@@ -106,7 +106,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Pass:
-    """One sweep over the picture. memory: bytes at its peak, all told. seconds: at the task's rates."""
+    """One sweep over the picture. memory, disk: bytes at its peak, all told. seconds: at the task's rates."""
 
     sweep: Sweep
     rows: int
@@ -114,6 +114,7 @@ class Pass:
     seconds: float
     operations: float
     spilled: float
+    disk: int
 
     @property
     def strips(self) -> int:
@@ -132,6 +133,11 @@ class Plan:
     def memory(self) -> int:
         """Bytes at the peak."""
         return max(one.memory for one in self.passes)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of temporary files at the peak."""
+        return max(one.disk for one in self.passes)
 
     @property
     def seconds(self) -> float:
@@ -281,7 +287,7 @@ class _Draft:
             + weights / task.rates.weights
             + strips * len(self.sweep.computed) * task.rates.call
         )
-        return Pass(self.sweep, rows, memory, seconds, work, spilled)
+        return Pass(self.sweep, rows, memory, seconds, work, spilled, self.on_disk)
 
     def _spilled(self, strips: int) -> float:
         task, target = self.task, self.sweep.target

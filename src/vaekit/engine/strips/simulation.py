@@ -61,7 +61,7 @@ class _Run:
     def _let_go(self, step: int, before: int) -> None:
         chunks = self._chunks.get(step, [])
         whole = len(chunks) if before >= _height(self._task, step) else before // self._task.chunk_rows(step)
-        for i in range(whole):
+        for i in range(min(whole, len(chunks))):  # a spilled one has none
             self._kept -= chunks[i]
             chunks[i] = 0
 
