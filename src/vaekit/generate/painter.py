@@ -137,7 +137,7 @@ class Painter:
             raise FileError(f"{missing}: no such LoRA file")
         resolution = resolve(path, as_asked(vae), library=library, fetch=pull_entry)
         log.info("VAE: %s, because %s", resolution.name, resolution.reason)
-        loaded = _load_vae(resolution, device, vae_dtype)
+        loaded = load_resolved(resolution, device, vae_dtype)
         name = path.name if path.is_dir() else path.stem
         model = load_model(
             path, name=name, config=_configuration(config), prediction=prediction, device=device, dtype=dtype
@@ -305,7 +305,7 @@ class Painter:
         if id(vae) not in self._seamless:
             resolution = self.resolution if vae is self.vae else next(r for v, r in self._others.values() if v is vae)
             placement = vae.placement
-            self._seamless[id(vae)] = _load_vae(resolution, placement.device, placement.decode_dtype, "circular")
+            self._seamless[id(vae)] = load_resolved(resolution, placement.device, placement.decode_dtype, "circular")
         return self._seamless[id(vae)]
 
     def _final_vae(self, settings: Settings) -> VAE:
@@ -317,7 +317,7 @@ class Painter:
             library = self._library or scan()
             found = resolve(self.model.path, as_asked(wanted), library=library, fetch=pull_entry)
             log.info("VAE of the hires pass: %s, because %s", found.name, found.reason)
-            loaded = _load_vae(found, self.vae.placement.device, self.vae.placement.decode_dtype)
+            loaded = load_resolved(found, self.vae.placement.device, self.vae.placement.decode_dtype)
             _check_fits(self.model, loaded)
             self._others[wanted] = loaded, found
         return self._vae(settings.seamless, self._others[wanted][0])
@@ -374,7 +374,10 @@ def _vae_hash(resolution: Resolution, vae: VAE) -> str:
     return short_hash(resolution.path)
 
 
-def _load_vae(resolution: Resolution, device: str | torch.device, dtype: Dtype | None, padding: Any = None) -> VAE:
+def load_resolved(
+    resolution: Resolution, device: str | torch.device = "auto", dtype: Dtype | None = None, padding: Any = None
+) -> VAE:
+    """The VAE that `catalog.resolve` settled on. Raises FileError where it is not here, and what `load` raises."""
     if resolution.path is None:
         raise FileError(f"{resolution.name} is not on this disk; vaekit vae pull {resolution.name} fetches it")
     family = resolution.families[0] if len(resolution.families) == 1 else None
