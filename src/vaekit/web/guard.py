@@ -1,0 +1,100 @@
+"""Who is let in: by host, by origin, by password, by size. Everything else is turned away with a reason."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPEN = ("/healthz",)
+"""What is answered without a password."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """hosts: names that the server answers to, against name rebinding; None for any. auth: "user:password"."""
+
+    body: int
+    hosts: Collection[str] | None = LOOPBACK
+    auth: str | None = None
+
+
+class Guard:
+    """An ASGI application before another."""
+
+    def __init__(self, app: ASGIApp, rules: Rules):
+        self.app, self.rules = app, rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        status, reason = self._refused(scope["path"], scope["method"], headers)
+        if status:
+            challenge = {"WWW-Authenticate": 'Basic realm="vaekit", charset="UTF-8"'} if status == 401 else None
+            await JSONResponse({"detail": reason}, status, headers=challenge)(scope, receive, send)
+            return
+        body = await self._body(receive) if scope["method"] in ("POST", "PUT", "PATCH", "DELETE") else b""
+        if body is None:
+            await JSONResponse({"detail": self._too_large()}, 413)(scope, receive, send)
+            return
+        given = False
+
+        async def again() -> Message:
+            nonlocal given
+            if given or not body:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, again, send)
+
+    def _refused(self, path: str, method: str, headers: Headers) -> tuple[int, str]:
+        host = headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname or ""
+        if self.rules.hosts is not None and name not in self.rules.hosts:
+            return 403, "this server does not go by that name"
+        if method not in ("GET", "HEAD"):
+            origin = headers.get("origin")
+            if headers.get("sec-fetch-site") == "cross-site" or (origin and urlsplit(origin).netloc != host):
+                return 403, "requests from other sites are not taken"
+        if self.rules.auth is not None and path not in OPEN and not self._known(headers.get("authorization", "")):
+            return 401, "user and password are needed"
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.rules.body:
+            return 413, self._too_large()
+        return 0, ""
+
+    def _known(self, given: str) -> bool:
+        kind, _, value = given.partition(" ")
+        try:
+            told = base64.b64decode(value, validate=True) if kind.lower() == "basic" else b""
+        except (binascii.Error, ValueError):
+            told = b""
+        return hmac.compare_digest(told, (self.rules.auth or "").encode())
+
+    def _too_large(self) -> str:
+        return f"more than {self.rules.body >> 20} MiB in one request"
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """All of it, or None where it is too much, whatever its header said."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+            if size > self.rules.body:
+                return None
+        return b"".join(parts)
