@@ -84,6 +84,8 @@ def test_lists_have_the_names_that_options_take(client: TestClient) -> None:
     labels = {one["label"] for one in client.get("/sdapi/v1/schedulers").json()}
     assert {"Automatic", "Karras"} <= labels
     assert client.get("/sdapi/v1/loras").json() == []
+    ram = client.get("/sdapi/v1/memory").json()["ram"]
+    assert ram["total"] > ram["free"] > 0
 
 
 def test_refresh_finds_a_new_file(client: TestClient, models: Path) -> None:
@@ -147,6 +149,9 @@ def test_img2img_begins_with_the_picture_and_a_mask_keeps_the_rest(client: TestC
     weak, _ = draw(client, init_images=["data:image/png;base64," + encoded(picture)], denoising_strength=0.0)
     strong, _ = draw(client, init_images=[encoded(picture)], denoising_strength=1.0)
     assert weak != strong
+    draw(client, init_images=[encoded(picture)], inpainting_fill=0, inpaint_full_res=True)  # ask for nothing so
+    whole = {"init_images": [encoded(picture)], "mask": encoded(mask), "inpaint_full_res": True}
+    assert refused(client, "img2img", **whole).startswith("inpaint_full_res")
     assert "not fetched by URL" in refused(client, "img2img", init_images=["http://127.0.0.1/x.png"])
     assert "not base64" in refused(client, "img2img", init_images=["*"])
     assert refused(client, "img2img", init_images=[base64.b64encode(b"no picture").decode()])

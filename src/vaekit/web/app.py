@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -114,6 +115,23 @@ def _lists(app: FastAPI, desk: Desk) -> None:
 
     for name in ("upscalers", "loras", "hypernetworks", "prompt-styles", "face-restorers", "realesrgan-models"):
         app.get(f"/sdapi/v1/{name}", name=name)(lambda: [])
+
+    @app.get("/sdapi/v1/cmd-flags")
+    def cmd_flags() -> dict[str, Any]:
+        return {"api": True, "device": desk.device}
+
+    @app.get("/sdapi/v1/memory")
+    def memory() -> dict[str, Any]:
+        """Bytes."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+        told: dict[str, Any] = {"ram": {"free": free, "used": total - free, "total": total}, "cuda": {}}
+        import torch
+
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            told["cuda"] = {"system": {"free": free, "used": total - free, "total": total}}
+        return told
 
     @app.get("/sdapi/v1/embeddings")
     def embeddings() -> dict[str, Any]:

@@ -24,28 +24,36 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    sd_model_checkpoint: str = Field("", title="Stable Diffusion checkpoint", description="Empty: the bundled one.")
-    sd_vae: str = Field("Automatic", title="SD VAE", description="Automatic, None (the baked one), or a VAE's name.")
+    sd_model_checkpoint: str = Field(
+        default="", title="Stable Diffusion checkpoint", description="Empty: the bundled one."
+    )
+    sd_vae: str = Field(
+        default="Automatic", title="SD VAE", description="Automatic, None (the baked one), or a VAE's name."
+    )
     sd_vae_overrides_per_model_preferences: bool = Field(
-        True, title="Selected VAE overrides per-model preferences", description="Else a stored preference goes first."
+        default=True,
+        title="Selected VAE overrides per-model preferences",
+        description="Else a stored preference goes first.",
     )
     sd_vae_checkpoint_cache: int = Field(
-        0, ge=0, le=10, title="VAE checkpoints to cache in RAM", description="Beside the one in use."
+        default=0, ge=0, le=10, title="VAE checkpoints to cache in RAM", description="Beside the one in use."
     )
     auto_vae_precision: bool = Field(
-        True, title="Automatically revert VAE to 32-bit floats", description="Always on: no black pictures."
+        default=True, title="Automatically revert VAE to 32-bit floats", description="Always on: no black pictures."
     )
     auto_vae_precision_bfloat16: bool = Field(
-        False, title="Automatically convert VAE to bfloat16", description="Always off: float32 is taken."
+        default=False, title="Automatically convert VAE to bfloat16", description="Always off: float32 is taken."
     )
-    sd_vae_encode_method: Method = Field("Full", title="VAE type for encode", description="TAESD: a tiny VAE.")
-    sd_vae_decode_method: Method = Field("Full", title="VAE type for decode", description="TAESD: a tiny VAE.")
-    live_previews_enable: bool = Field(True, title="Show live previews", description="The picture as it forms.")
+    sd_vae_encode_method: Method = Field(default="Full", title="VAE type for encode", description="TAESD: a tiny VAE.")
+    sd_vae_decode_method: Method = Field(default="Full", title="VAE type for decode", description="TAESD: a tiny VAE.")
+    live_previews_enable: bool = Field(default=True, title="Show live previews", description="The picture as it forms.")
     show_progress_every_n_steps: int = Field(
-        1, ge=-1, le=1000, title="Live preview period", description="In steps; -1 for none."
+        default=1, ge=-1, le=1000, title="Live preview period", description="In steps; -1 for none."
     )
     quicksettings_list: list[str] = Field(
-        ["sd_model_checkpoint"], title="Quicksettings list", description="Options in the top bar, in this order."
+        default=["sd_model_checkpoint"],
+        title="Quicksettings list",
+        description="Options in the top bar, in this order.",
     )
 
     @field_validator("auto_vae_precision")

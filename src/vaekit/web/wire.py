@@ -68,6 +68,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 IDLE = ("subseed", "do_not_save_samples", "do_not_save_grid", "inpaint_full_res_padding")
 """What they send that changes nothing as long as the rest is neutral."""
 
+OF_A_MASK = ("inpainting_fill", "inpaint_full_res", "inpainting_mask_invert")
+"""What asks for nothing as long as there is no mask."""
+
 
 class Limits(BaseModel):
     """How much one request may ask for. body: bytes; side: pixels."""
@@ -125,7 +128,7 @@ def check_rest(request: Txt2Img) -> None:
     """Raise OptionError for what the request asks for and vaekit has not, and for what nobody has."""
     known = [*type(request).model_fields, *NEUTRAL, *IDLE]
     for name, value in (request.model_extra or {}).items():
-        if name in IDLE:
+        if name in IDLE or (name in OF_A_MASK and not getattr(request, "mask", None)):
             continue
         if name not in NEUTRAL:
             raise OptionError(unknown(name, known))
