@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import uvicorn
+from PIL import Image
 
+from vaekit import assets
 from vaekit.web.app import create
 from vaekit.web.desk import Desk
 
@@ -107,6 +109,25 @@ def test_interrupt_gives_what_there_is(page: Any) -> None:
     assert page.get_by_role("button", name="Generate").is_enabled()
 
 
+def test_the_lab_shows_latents_measures_and_a_slider_between_two(page: Any, tmp_path: Path) -> None:
+    with Image.open(assets.photo()) as picture:
+        picture.convert("RGB").resize((128, 96)).save(tmp_path / "photo.png")
+    page.get_by_role("tab", name="VAE lab").click()
+    page.locator("#lab-picture").set_input_files(tmp_path / "photo.png")
+    page.locator("#lab-vaes").select_option(["mini", "pale-copy.safetensors"])
+    page.get_by_role("button", name="There and back").click()
+    page.get_by_role("cell", name="pale-copy.safetensors").wait_for()
+    assert page.locator("#lab-channels").get_attribute("src").startswith("data:image/png")
+    assert page.locator("#lab-diagnosis li").count() >= 1
+    over = page.locator("#lab-over")
+    page.locator("#lab-divide").fill("20")
+    assert "80%" in over.get_attribute("style")
+    before = over.get_attribute("src")
+    page.locator("#lab-left").select_option("pale-copy.safetensors")
+    assert over.get_attribute("src") != before
+    page.screenshot(path=tmp_path / "lab.png", full_page=True)
+
+
 def test_what_is_refused_is_told_beside_the_form(page: Any) -> None:
     page.get_by_label("Prompt", exact=True).fill("x")
     page.get_by_role("tab", name="img2img").click()
@@ -117,6 +138,6 @@ def test_what_is_refused_is_told_beside_the_form(page: Any) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    for name in ("txt2img", "img2img", "Settings"):
+    for name in ("txt2img", "img2img", "VAE lab", "Settings"):
         page.get_by_role("tab", name=name).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import os
 import tempfile
@@ -17,7 +15,6 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from PIL import Image
 from pydantic import BaseModel
 
 from vaekit.errors import OptionError, VaekitError
@@ -26,11 +23,11 @@ from vaekit.generate.hashes import short_hash
 from vaekit.generate.samplers import AUTOMATIC, samplers, schedules
 from vaekit.generate.settings import Settings
 from vaekit.version import version
-from vaekit.web import wire
+from vaekit.web import lab, wire
 from vaekit.web.desk import Busy, Desk, Done
 from vaekit.web.guard import LOOPBACK, Guard, Rules
 from vaekit.web.options import Options, unknown
-from vaekit.web.wire import Img2Img, Limits, Txt2Img
+from vaekit.web.wire import Img2Img, Limits, Txt2Img, encoded
 
 PAGE = Path(__file__).parent / "page"
 USUAL_SIDE = 512
@@ -60,6 +57,7 @@ def create(
     _lists(app, desk)
     _options(app, desk)
     _drawing(app, desk, limits)
+    lab.add(app, desk, limits)
     _own(app, desk)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     known = None if hosts == ("*",) else (*LOOPBACK, *(hosts or ()))
@@ -201,7 +199,7 @@ def _drawing(app: FastAPI, desk: Desk, limits: Limits) -> None:
                 "sampling_step": now.step,
                 "sampling_steps": now.steps,
             },
-            "current_image": None if picture is None else _png(picture),
+            "current_image": None if picture is None else encoded(picture),
             "textinfo": f"{desk.pending - 1} waiting" if desk.pending > 1 else None,
         }
 
@@ -291,7 +289,7 @@ def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
         "files": [path.name for path in done.files] if wish.save_images else [],
         "vae_resolution": done.resolution.to_dict(),
     }
-    pictures = [_png(one, text) for one, text in zip(done.pictures, done.texts, strict=True)]
+    pictures = [encoded(one, text) for one, text in zip(done.pictures, done.texts, strict=True)]
     return {
         "images": pictures if wish.send_images else [],
         "parameters": wish.model_dump(exclude={"init_images", "mask"}),
@@ -341,15 +339,3 @@ def _own(app: FastAPI, desk: Desk) -> None:
             raise HTTPException(
                 404, unknown(request.url.path, [p for p in paths if p.startswith("/") and "{" not in p])
             )
-
-
-def _png(picture: Image.Image, text: str | None = None) -> str:
-    """Base64 of a PNG, with its infotext."""
-    from PIL.PngImagePlugin import PngInfo as Chunks
-
-    chunks = Chunks()
-    if text:
-        chunks.add_itxt(infotext.KEY, text)
-    out = io.BytesIO()
-    picture.save(out, "PNG", pnginfo=chunks)
-    return base64.b64encode(out.getvalue()).decode()

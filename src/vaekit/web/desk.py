@@ -125,6 +125,15 @@ class Desk:
         """VAEs by the names that requests may use."""
         return _by_name(self.library().vaes)
 
+    def named(self, name: str) -> VAE:
+        """A VAE by the name that `vaes` has for it, loaded. Raises OptionError with the nearest names."""
+        known = self.vaes()
+        if name not in known:
+            raise OptionError(f"no VAE is called {name[:100]!r}; {nearest(name, set(known))}")
+        entry = self.library().look(known[name])
+        family = entry.families[0] if len(entry.families) == 1 else None
+        return load(entry.path, decoder=entry.decoder, family=family, device=self.device)
+
     def checkpoint(self, options: Options) -> Path:
         """The chosen checkpoint; never a path that a request names. Raises OptionError with the nearest names."""
         name = options.sd_model_checkpoint.rpartition(" [")[0] or options.sd_model_checkpoint

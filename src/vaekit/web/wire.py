@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from vaekit.errors import OptionError, PictureError
+from vaekit.generate.infotext import KEY
 from vaekit.generate.samplers import AUTOMATIC, schedules
 from vaekit.generate.settings import Change, Hires, Settings
 from vaekit.web.options import unknown
@@ -229,3 +232,15 @@ def picture_bytes(text: str, called: str) -> bytes:
     if not found:
         raise PictureError(f"{called}: empty")
     return found
+
+
+def encoded(picture: Image.Image, text: str | None = None) -> str:
+    """Base64 of a PNG, with its infotext."""
+    from PIL.PngImagePlugin import PngInfo as Chunks
+
+    chunks = Chunks()
+    if text:
+        chunks.add_itxt(KEY, text)
+    out = io.BytesIO()
+    picture.save(out, "PNG", pnginfo=chunks)
+    return base64.b64encode(out.getvalue()).decode()

@@ -155,12 +155,14 @@ function show(name) {
     tab.tabIndex = on ? 0 : -1;
   }
   $("settings").hidden = name !== "settings";
-  $("draw").hidden = name === "settings";
-  if (name !== "settings") {
+  $("lab").hidden = name !== "lab";
+  $("draw").hidden = name === "settings" || name === "lab";
+  if (!$("draw").hidden) {
     mode = name;
     $("draw").setAttribute("aria-labelledby", `tab-${name}`);
     document.querySelector(".only-img2img").hidden = name !== "img2img";
-  } else drawSettings();
+  } else if (name === "settings") drawSettings();
+  else drawLab();
 }
 const tabs = [...document.querySelectorAll("[role=tab]")];
 tabs.forEach((tab, index) => {
@@ -273,6 +275,62 @@ function picture(url, info, index) {
 for (const name of ["interrupt", "skip"]) {
   $(name).addEventListener("click", () => ask(`/sdapi/v1/${name}`, {}).catch((error) => { $("problem").textContent = error.message; }));
 }
+// VAE lab
+
+let shown = {};
+
+function drawLab() {
+  const known = options.find((one) => one.name === "sd_vae").choices.slice(2);
+  const before = [...$("lab-vaes").selectedOptions].map((one) => one.value);
+  const chosen = before.length ? before : known.slice(0, 2);
+  $("lab-vaes").replaceChildren(...known.map((one) => element("option", { value: one, textContent: one, selected: chosen.includes(one) })));
+}
+
+function divide() {
+  $("lab-under").src = shown[$("lab-right").value];
+  $("lab-over").src = shown[$("lab-left").value];
+  $("lab-under").alt = $("lab-right").value;
+  $("lab-over").alt = $("lab-left").value;
+  $("lab-over").style.clipPath = `inset(0 ${100 - $("lab-divide").value}% 0 0)`;
+}
+for (const id of ["lab-left", "lab-right", "lab-divide"]) $(id).addEventListener("input", divide);
+
+const MEASURES = { psnr: "PSNR, dB", ssim: "SSIM", ciede2000: "CIEDE2000" };
+
+function drawLabResult(told, examined) {
+  shown = { "the original": `data:image/png;base64,${told.original}` };
+  for (const one of told.results) shown[one.vae] = `data:image/png;base64,${one.image}`;
+  const names = Object.keys(shown);
+  for (const [id, at] of [["lab-left", 0], ["lab-right", 1]]) {
+    $(id).replaceChildren(...names.map((one, index) => element("option", { value: one, textContent: one, selected: index === at })));
+  }
+  const keys = Object.keys(MEASURES).filter((key) => told.results.some((one) => one[key] != null));
+  const row = (tag, cells) => element("tr", {}, ...cells.map((text) => element(tag, { textContent: text })));
+  $("lab-table").replaceChildren(row("th", ["VAE", ...keys.map((key) => MEASURES[key]), "Look"]),
+    ...told.results.map((one) => row("td", [one.vae, ...keys.map((key) => (one[key] == null ? "" : one[key].toFixed(3))), one.look])));
+  const faults = examined.findings.map((one) => element("li", { textContent: [one.what, one.where, one.advice].filter(Boolean).join("; ") }));
+  $("lab-diagnosis").replaceChildren(...(faults.length ? faults : [element("li", { textContent: "none of the known faults" })]));
+  $("lab-channels").src = `data:image/png;base64,${told.channels}`;
+  $("lab-of").textContent = `encoded by ${told.channels_of}`;
+  $("lab-result").hidden = false;
+  divide();
+}
+
+$("lab-wish").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  $("lab-problem").textContent = "";
+  $("lab-go").disabled = true;
+  try {
+    const image = await read64($("lab-picture").files[0]);
+    const vaes = [...$("lab-vaes").selectedOptions].map((one) => one.value);
+    drawLabResult(await ask("/api/v1/compare", { image, vaes }), await ask("/api/v1/doctor", { image }));
+  } catch (error) {
+    $("lab-problem").textContent = error.message;
+  } finally {
+    $("lab-go").disabled = false;
+  }
+});
+
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !$("draw").hidden) $("wish").requestSubmit();
 });
