@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -306,6 +311,33 @@ def test_a_drawing_that_fails_leaves_the_server_drawing(client: TestClient, desk
     assert "vaekit_requests_failed_total 1\n" in metrics and "vaekit_requests_drawn_total 1\n" in metrics
 
 
+def test_a_client_that_goes_away_frees_its_place(desk: Desk, app: FastAPI) -> None:
+    go = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        running = desk.submit(go.wait)
+        body = json.dumps(DRAW).encode()
+        with socket.create_connection(listening.getsockname()) as client:
+            head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            assert _comes(lambda: desk.pending == 2)
+        assert _comes(lambda: desk.pending == 1)
+        assert not running.done()
+    finally:
+        go.set()
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+def _comes(true: Callable[[], bool]) -> bool:
+    """Whether it is so within some seconds."""
+    return any(true() or time.sleep(0.1) for _ in range(200))
+
+
 # Who is let in
 
 
@@ -316,6 +348,7 @@ def test_other_names_and_other_sites_are_turned_away(client: TestClient) -> None
     fetched = client.post("/sdapi/v1/interrupt", headers={"sec-fetch-site": "cross-site"})
     assert (own.status_code, other.status_code, fetched.status_code) == (200, 403, 403)
     assert "access-control-allow-origin" not in own.headers
+    assert "frame-ancestors 'none'" in client.get("/").headers["content-security-policy"]
 
 
 def test_a_password_is_asked_for_everywhere_but_for_health(desk: Desk) -> None:

@@ -7,13 +7,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
@@ -32,7 +32,6 @@ from vaekit.web.wire import Img2Img, Limits, Txt2Img, encoded
 PAGE = Path(__file__).parent / "page"
 USUAL_SIDE = 512
 """A width or height that is left out where the other is given, as in A1111."""
-POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
 
 
 class PngInfo(BaseModel):
@@ -62,15 +61,6 @@ def create(
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     known = None if hosts == ("*",) else (*LOOPBACK, *(hosts or ()))
     app.add_middleware(Guard, rules=Rules(limits.body, known, auth))
-
-    @app.middleware("http")
-    async def policy(request: Request, forward: Callable[[Request], Any]) -> Response:
-        answer: Response = await forward(request)
-        answer.headers["Content-Security-Policy"] = POLICY
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
-
     return app
 
 
