@@ -80,6 +80,7 @@ def test_quicksettings_from_a_fresh_profile_to_the_changed_picture(page: Any, tm
     page.get_by_text("1 changed: quicksettings_list").wait_for()
     page.get_by_role("button", name="Reload UI").click()
     chosen = page.locator("#quick").get_by_label("SD VAE", exact=True)
+    chosen.wait_for()
     assert chosen.locator("option").all_text_contents()[:2] == ["Automatic", "None"]
     chosen.select_option("pale-copy.safetensors")
     page.get_by_text("VAE: pale-copy.safetensors → pale-copy.safetensors: it was asked for").wait_for()
@@ -87,6 +88,7 @@ def test_quicksettings_from_a_fresh_profile_to_the_changed_picture(page: Any, tm
     assert draw(page) != before
     page.reload()
     page.get_by_text("VAE: pale-copy.safetensors → ").wait_for()
+    page.locator("#quick").get_by_label("SD VAE", exact=True).wait_for()
     assert page.locator("#quick").get_by_label("SD VAE", exact=True).input_value() == "pale-copy.safetensors"
 
 
