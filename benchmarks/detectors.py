@@ -228,10 +228,11 @@ def measure(name: str, pictures: Sequence[Pixels], coder: Coder, rounds: int) ->
         ("made by mini-pale", "pale", Coder("mini-pale").made, (1,)),
         ("made by mini-spots", "purple-blotches", Coder("mini-spots").made, (1,)),
     )
-    print(f"\n{name}: {len(pictures)} pictures")
+    large = [picture for picture in pictures if min(picture.shape[:2]) > TILE]  # a tile of them is a part of them
+    print(f"\n{name}: {len(pictures)} pictures, of which {len(large)} are large enough to put faults in")
     for words, fault, make, strengths in faults:
         for strength in strengths:
-            found = detection(pictures, fault, make, strength, rounds)
+            found = detection(large, fault, make, strength, rounds)
             print(f"  found    {words:<28} {strength:<5g} {found}", flush=True)
     print(f"  alarms   as they are                        {false_alarms(pictures)}", flush=True)
     print(

@@ -1,4 +1,4 @@
-"""Measure the bundled VAEs and write their cards and the table of docs/models.md.
+"""Measure the bundled VAEs and write their cards and the table of docs/models.md; mini-sd's card is written by hand.
 
     python recipes/cards.py --photos PHOTOS [--runs RUNS]
 

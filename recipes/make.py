@@ -48,6 +48,13 @@ class Work:
         self.vae("mini-second")
         return self.vae("mini")
 
+    def mini16(self) -> str:
+        """The best linear code and mini's decoder, then two runs (recipes/mini16-first.toml)."""
+        data = ["--data", self.photographs()]
+        self._step("mini16-principal", "principal.py", "mini", "mini16-principal", "--channels", "16", *data)
+        self.vae("mini16-first")
+        return self.vae("mini16")
+
     def text_to_image(self, name: str) -> str:
         captions = self._step("captions", "emoji.py", "captions", self.emoji(), "captions")
         return self._train("diffusion", name, ["--data", captions])
@@ -78,8 +85,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     work = Work(given.work, given.device)
-    make = {"mini": lambda _: work.mini(), "mini-sd": work.text_to_image}.get(given.name, work.vae)
-    made = work.folder / make(given.name)
+    special = {"mini": work.mini, "mini16": work.mini16, "mini-sd": lambda: work.text_to_image("mini-sd")}
+    made = work.folder / special.get(given.name, lambda: work.vae(given.name))()
     shutil.copytree(made, MODELS / given.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("family.toml"))
     print(f"{MODELS / given.name}: written; the numbers of a new family belong into families.toml: {made}")
     if given.photos:

@@ -32,6 +32,7 @@ PACKAGES = (
     "plasma-workspace-wallpapers",
     "mate-backgrounds",
     "ukui-wallpapers",
+    "lomiri-wallpapers",
     "lomiri-wallpapers-16.04",
     "lomiri-wallpapers-20.04",
     "sway-backgrounds",

@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vaekit.checkpoints.read import read
-from vaekit.loading import find
-from vaekit.networks.config import KLConfig
-from vaekit.networks.kl import KL
 from vaekit.train.data import Crops
 from vaekit.train.export import measure_family, write_folder
 from vaekit.train.principal import principal
+from vaekit.train.vae import read_kl
 
 COUNT, SIDE, ZOOM = 48, 192, (1.0, 2.0)
 
@@ -30,12 +27,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=16)
     given = parser.parse_args()
-    weights = read(find(given.vae))
-    config = weights.identity.config
-    if not isinstance(config, KLConfig):
-        parser.error(f"{given.vae} is a tiny VAE, whose networks are built otherwise")
-    start = KL(config)
-    start.load_state_dict(dict(weights.state))
+    start = read_kl(given.vae)
     torch.manual_seed(given.seed)
     crops = Crops([(given.data, 1.0)]).batch(COUNT, SIDE, ZOOM, np.random.default_rng(given.seed))
     model = principal(start, given.channels, crops).half().float()

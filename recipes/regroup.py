@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import vaekit
-from vaekit.checkpoints.read import read
-from vaekit.loading import find
-from vaekit.networks.config import KLConfig
-from vaekit.networks.kl import KL
 from vaekit.train.data import Crops
 from vaekit.train.export import write_folder
 from vaekit.train.regroup import regroup
+from vaekit.train.vae import read_kl
 
 COUNT, SIDE, ZOOM = 16, 256, (1.0, 2.0)
 
@@ -30,15 +27,10 @@ def main() -> None:
     parser.add_argument("--groups", type=int, required=True)
     parser.add_argument("--data", type=Path, required=True)
     given = parser.parse_args()
-    weights = read(find(given.vae))
-    config = weights.identity.config
-    if not isinstance(config, KLConfig):
-        parser.error(f"{given.vae} is a tiny VAE, which has no such norms")
-    model = KL(config)
-    model.load_state_dict(dict(weights.state))
+    model = read_kl(given.vae)
     crops = Crops([(given.data, 1.0)]).batch(COUNT, SIDE, ZOOM, np.random.default_rng(0))
     regroup(model, given.groups, crops)
-    model.config = replace(config, norm_groups=given.groups)
+    model.config = replace(model.config, norm_groups=given.groups)
     write_folder(model, vaekit.load(given.vae).family, given.out)
 
 

@@ -16,6 +16,8 @@ from vaekit import assets
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.read import read
 from vaekit.errors import FamilyError
+from vaekit.generate.painter import Painter
+from vaekit.generate.settings import Settings
 from vaekit.train.bottleneck import turn
 
 
@@ -156,3 +158,33 @@ def test_diffusers_loads_mini_and_gives_the_same_picture(mini: vaekit.VAE) -> No
     latents = mini.encode(x)
     assert torch.allclose(latents.tensor, scaled, atol=1e-4)
     assert torch.allclose(mini.decode(latents, output="tensor"), picture.clamp(-1, 1), atol=1e-4)
+
+
+def test_mini16_keeps_more_of_a_picture_than_mini(mini: vaekit.VAE) -> None:
+    wide = vaekit.load("mini16")
+    assert (wide.config.latent_channels, wide.family.name) == (16, "mini16")
+    for photo in assets.sample_photos():
+        original = Image.open(photo)
+        ours, theirs = (vaekit.measure(original, vae.decode(vae.encode(photo))).psnr for vae in (wide, mini))
+        assert ours > theirs + 1.5, photo.name
+
+
+@pytest.mark.parametrize(("prompt", "channel"), [("a red apple", 0), ("a blue heart", 2), ("a green leaf", 1)])
+def test_mini_sd_draws_the_colour_that_is_asked_for_on_white(prompt: str, channel: int) -> None:
+    painter = Painter.open("mini-sd", dtype="float32", device="cpu")
+    drawn = next(iter(painter.txt2img(Settings(prompt, steps=15, seed=1))))
+    pixels = np.asarray(painter.vae.decode(drawn.latents), dtype=np.float64)
+    coloured = pixels[pixels.max(axis=2) - pixels.min(axis=2) > 80]
+    assert pixels.shape == (128, 128, 3)
+    assert len(coloured) > 1000
+    assert coloured.mean(axis=0).argmax() == channel
+    assert pixels[:6].mean() > 220
+
+
+def test_mini_sd_is_small_and_its_card_tells_its_hash() -> None:
+    folder = assets.path("models/mini-sd")
+    weights = list(folder.rglob("*.safetensors"))
+    assert len(weights) == 2
+    assert sum(file.stat().st_size for file in weights) <= 25_000_000
+    unet = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert hashlib.sha256(unet).hexdigest() in (folder / "README.md").read_text("utf-8")

@@ -74,6 +74,8 @@ def find(source: str | os.PathLike[str]) -> Path:
     name = os.fspath(source)
     if name in assets.bundled_models():
         return assets.model_folder(name)
+    if name in assets.bundled_checkpoints():
+        return assets.path(f"models/{name}")
     path = Path(name).expanduser()
     return path if os.path.lexists(path) or os.sep in name or path.suffix else _on_this_disk(name)
 

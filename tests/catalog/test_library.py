@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,16 @@ def test_every_published_header_is_listed_as_what_it_is(models: Path) -> None:
             assert facts.note
 
 
+def own(entries: Iterable[Entry]) -> list[Entry]:
+    """Those of the test, without what ships with vaekit."""
+    return [entry for entry in entries if entry.program != "bundled"]
+
+
+def test_the_bundled_checkpoint_is_listed_with_the_family_it_tells(models: Path) -> None:
+    (bundled,) = [entry for entry in library(models).checkpoints if entry.program == "bundled"]
+    assert (bundled.name, bundled.families, bundled.facts.has_vae) == ("mini-sd", ("mini",), False)
+
+
 def test_a_checkpoint_without_a_vae_tells_its_family(models: Path) -> None:
     put(SD1_WITHOUT, models / "a.safetensors")
     put(SDXL_WITHOUT, models / "b.safetensors")
@@ -97,7 +107,7 @@ def test_a_checkpoint_without_a_vae_tells_its_family(models: Path) -> None:
         tensors={first: ["F16", [320, 7, 3, 3]], "cond_stage_model.x": ["F16", [1]]},
     )
     found = library(models)
-    assert {entry.name[0]: entry.families for entry in found.checkpoints} == {
+    assert {entry.name[0]: entry.families for entry in own(found.checkpoints)} == {
         "a": ("sd1",),
         "b": ("sdxl",),
         "c": ("upscaler4x",),
@@ -118,7 +128,7 @@ def test_files_of_every_format_are_looked_into(models: Path) -> None:
         "checkpoint.SAFETENSORS": "checkpoint",
         "checkpoint.ckpt": "checkpoint",
     }
-    assert all(entry.facts.has_vae for entry in found.checkpoints)
+    assert all(entry.facts.has_vae for entry in own(found.checkpoints))
 
 
 def test_broken_files_are_listed_with_the_reason(models: Path) -> None:
@@ -145,7 +155,7 @@ def test_broken_files_are_listed_with_the_reason(models: Path) -> None:
     }.items():
         assert word in notes.pop(name), name
     assert notes == {}
-    assert [entry.name for entry in found.vaes if entry.program != "bundled"] == ["whole.safetensors"]
+    assert [entry.name for entry in own(found.vaes)] == ["whole.safetensors"]
 
 
 def test_a_hostile_pickle_is_listed_and_not_run(models: Path, tmp_path: Path) -> None:
@@ -366,7 +376,7 @@ def test_headers_alike_but_for_metadata_are_understood_once(models: Path, monkey
     looked = []
     real = Looker.look.__globals__["_look"]
     monkeypatch.setattr("vaekit.catalog.looking._look", lambda path: looked.append(path) or real(path))
-    assert len(library(models).checkpoints) == 20
+    assert len(own(library(models).checkpoints)) == 20
     assert len([path for path in looked if path.parent == models]) == 1
 
 

@@ -76,6 +76,7 @@ def test_without_guidance_the_negative_prompt_is_not_asked_for(painter: Painter)
 def test_a_long_prompt_is_heard_to_its_end(painter: Painter) -> None:
     long = "apple " * 60
     assert not torch.equal(latents(painter, prompt=long), latents(painter, prompt=long + "cat"))
+    assert latents(painter, prompt="apple " * 1666).isfinite().all()  # ten thousand characters
     assert latents(painter, prompt="🍎" * 30).isfinite().all()
     assert latents(painter, prompt="").isfinite().all()
 
@@ -157,6 +158,40 @@ def test_the_vae_is_the_one_that_was_chosen_and_the_reason_is_told(
     baked = Painter.open(str(single), vae="None", config=str(folder), device="cpu")
     assert baked.resolution.baked
     assert "the checkpoint has its own VAE baked in" in caplog.text
+
+
+def test_dtypes_are_those_that_were_asked_for(folder: Path) -> None:
+    asked = Painter.open(str(folder), device="cpu", dtype="bfloat16", vae_dtype="float16")
+    assert asked.model.dtype == next(asked.model.unet.parameters()).dtype == torch.bfloat16
+    assert asked.vae.placement.decode_dtype == torch.float16
+    plain = Painter.open(str(folder), device="cpu")
+    assert plain.model.dtype == plain.vae.placement.decode_dtype == torch.float32
+    a, b = (next(iter(one.txt2img(PLAIN))).latents.tensor for one in (asked, plain))
+    assert a.dtype == torch.float32
+    assert not torch.equal(a, b)
+
+
+def test_a_lora_is_applied_and_told(folder: Path, painter: Painter, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from vaekit.generate.lora import Lora
+
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    width = painter.model.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_v").weight.shape
+    tensors = {f"{layer}.lora_down.weight": torch.ones(1, width[1]), f"{layer}.lora_up.weight": torch.ones(width[0], 1)}
+    save_file(tensors, tmp_path / "style.safetensors")
+    drawn = [
+        next(
+            iter(
+                Painter.open(str(folder), device="cpu", loras=[Lora(tmp_path / "style.safetensors", w)]).txt2img(PLAIN)
+            )
+        )
+        for w in (0.0, 1.0)
+    ]
+    assert torch.equal(drawn[0].latents.tensor, latents(painter))
+    assert not torch.equal(drawn[1].latents.tensor, latents(painter))
+    assert drawn[1].text.settings["Lora weights"] == "style: 1"
+    assert drawn[1].text.settings["Lora hashes"].startswith("style: ")
 
 
 # img2img

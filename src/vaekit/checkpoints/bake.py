@@ -20,7 +20,8 @@ from vaekit.checkpoints.identify import Identity, describe_other, identify, surr
 from vaekit.checkpoints.layouts import Layout, find_naming
 from vaekit.checkpoints.locate import locate
 from vaekit.checkpoints.nearest import UNRELATED, half_distance
-from vaekit.checkpoints.read import Weights, load, open_vae
+from vaekit.checkpoints.pipelines import BAKED, is_pipeline, latent_channels, write_single_file
+from vaekit.checkpoints.read import Weights, load, open_vae, read
 from vaekit.checkpoints.sources import SafetensorsSource, Source, open_source
 from vaekit.checkpoints.write import Entry, Progress, check_suffix, copied, stored, write
 from vaekit.errors import FamilyError, NotAVAEError
@@ -64,7 +65,7 @@ def bake(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Baked:
-    """Write a copy of a checkpoint with another VAE in it.
+    """Write a copy of a checkpoint with another VAE in it; a folder in the layout of diffusers becomes one file.
 
     Every other tensor is copied bit for bit, and the metadata. The VAE gets the
     names and shapes that the checkpoint's own one has there, or those of the
@@ -78,6 +79,8 @@ def bake(
     """
     check_suffix(output)
     check_target(output, force=force)
+    if is_pipeline(checkpoint):
+        return _bake_pipeline(checkpoint, vae, output, dtype, any_family, force, progress)
     target = _open_checkpoint(checkpoint)
     source, identity = open_vae(locate(vae))
     _check_fits(target, identity, vae, any_family)
@@ -104,6 +107,42 @@ def bake(
         written=len(new),
         replaced=len(target.source.tensors) - len(kept),
         rounded=rounded,
+    )
+
+
+def _bake_pipeline(
+    folder: Path,
+    vae: Path,
+    output: Path,
+    dtype: torch.dtype | None,
+    any_family: bool,
+    force: bool,
+    progress: Progress | None,
+) -> Baked:
+    """The parts of a diffusers folder and a VAE, which may be the folder's own, as one file."""
+    weights = read(vae)
+    config = weights.identity.config
+    if not (isinstance(config, KLConfig) and config.has_encoder and config.has_decoder):
+        raise NotAVAEError(f"{vae}: only a kl VAE with both halves is baked into a checkpoint")
+    drawn = latent_channels(folder)
+    if drawn != config.latent_channels and not any_family:
+        raise FamilyError(f"{folder} draws latents of {drawn} channels; {vae} has {config.latent_channels}")
+    families = weights.identity.families
+    tell_what_is_lost(output, weights.identity, families[0] if len(families) == 1 else None)
+    written = write_single_file(folder, weights, output, dtype=dtype, force=force, progress=progress)
+    tensors = open_source(output).tensors
+    new = [info.dtype for name, info in tensors.items() if name.startswith(BAKED)]
+    return Baked(
+        path=output,
+        size=written.size,
+        sha256=written.sha256,
+        layout="ldm",
+        prefix=BAKED,
+        dtypes=dict(Counter(new)),
+        kept=len(tensors) - len(new),
+        written=len(new),
+        replaced=0,
+        rounded=count_rounded(weights.state, dtype) if dtype else 0,
     )
 
 

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaekit.checkpoints.arrange import arrange
-from vaekit.checkpoints.read import read
+from vaekit.checkpoints.identify import FAMILY_KEY
+from vaekit.checkpoints.read import Weights, read
 from vaekit.checkpoints.sources import open_source
 from vaekit.checkpoints.write import Entry, Progress, Written, copied, stored, write
 from vaekit.errors import FileError
+
+BAKED = "first_stage_model."
+"""Before the names of a VAE's tensors in a whole checkpoint."""
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -35,20 +41,41 @@ BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsam
 MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
+def is_pipeline(path: Path) -> bool:
+    """Whether this is a folder of a whole model in the layout of diffusers."""
+    return (path / "unet" / "config.json").is_file()
+
+
+def latent_channels(folder: Path) -> int:
+    """Of the latents that the model of this folder draws. Raises FileError."""
+    return int(_json(folder / "unet" / "config.json").get("out_channels", 4))
+
+
 def write_single_file(
-    folder: Path, vae: Path, out: Path, *, force: bool = False, progress: Progress | None = None
+    folder: Path,
+    vae: Path | Weights,
+    out: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Written:
-    """Write UNet, text encoder and VAE as one safetensors file, every tensor's bytes as they are.
+    """Write UNet, text encoder and VAE as one safetensors file, the bytes of the first two as they are.
 
     folder: unet/ and text_encoder/ with their config.json. vae: any VAE's file
-    or folder. Source of the names: CompVis/stable-diffusion, as diffusers'
-    `from_single_file` reads them. Raises FileError, OutputError.
+    or folder, or what was read of it; dtype: its new one. Source of the names:
+    CompVis/stable-diffusion, as diffusers' `from_single_file` reads them.
+    Raises FileError, OutputError.
     """
+    if (folder / "text_encoder_2").exists():
+        raise FileError(f"{folder}: a model of two text encoders, which vaekit does not write into one file")
     entries = {**_unet(folder / "unet"), **_text(folder / "text_encoder")}
-    weights = read(vae)
+    weights = read(vae) if isinstance(vae, Path) else vae
     named = arrange(weights.state, weights.identity.config, "ldm")
-    entries |= {f"first_stage_model.{name}": stored(tensor) for name, tensor in named.items()}
-    return write(out, entries, _metadata(folder), force=force, progress=progress)
+    entries |= {BAKED + name: stored(tensor, dtype) for name, tensor in named.items()}
+    families = weights.identity.families
+    metadata = _metadata(folder) | ({FAMILY_KEY: families[0].name} if len(families) == 1 else {})
+    return write(out, entries, metadata, force=force, progress=progress)
 
 
 def _metadata(folder: Path) -> dict[str, str]:

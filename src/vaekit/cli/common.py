@@ -148,3 +148,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def refuse_idle(options: dict[str, tuple[bool, str]]) -> None:
+    """Raise OptionError for the first option that would do nothing; each with the reason."""
+    for name, (idle, reason) in options.items():
+        if idle:
+            raise OptionError(f"{name} would do nothing here: {reason}")

@@ -64,7 +64,7 @@ def compare(
 
     folder.check(output, force=force)
     paths, are_latents = _find(sources)
-    _refuse_idle(
+    common.refuse_idle(
         {
             "--models": (bool(models and vae), "--vae names what is compared"),
             "--unscaled and --scaled": (unscaled is not None and not are_latents, "these are pictures"),
@@ -101,13 +101,6 @@ def compare(
     else:
         _print(comparison, output / folder.PAGE)
     raise typer.Exit(code)
-
-
-def _refuse_idle(options: dict[str, tuple[bool, str]]) -> None:
-    """Raise OptionError for the first option that would do nothing; each with the reason."""
-    for name, (idle, reason) in options.items():
-        if idle:
-            raise OptionError(f"{name} would do nothing here: {reason}")
 
 
 def _find(sources: list[str]) -> tuple[list[Path], bool]:

@@ -43,8 +43,7 @@ def doctor(
 
     if not sources and not device:
         raise OptionError("name VAEs, checkpoints or pictures to look at, or --device to try this machine's devices")
-    if device and max_pixels is not None:
-        raise OptionError("--max-pixels would do nothing here: --device looks at no picture of yours")
+    common.refuse_idle({"--max-pixels": (device and max_pixels is not None, "--device looks at no picture of yours")})
     paths = library.sources(sources or ["mini"])
     other = Path(decoder).expanduser() if decoder else None
     track = _track if len(paths) == 1 else iter

@@ -43,9 +43,9 @@ def find_black_tiles(picture: Values) -> Iterator[Box]:
 
 def _without_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """What of it is thicker than a cell: scans have black lines at their edges, which would join tiles to them."""
-    from scipy.ndimage import maximum_filter, minimum_filter
+    from skimage.morphology import opening
 
-    return np.asarray(maximum_filter(minimum_filter(mask, CELL + 1), CELL + 1))
+    return np.asarray(opening(mask.astype(np.uint8), np.ones((CELL + 1, CELL + 1))), bool)
 
 
 def _is_tile(box: Box, width: int, height: int) -> bool:

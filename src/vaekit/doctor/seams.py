@@ -36,7 +36,7 @@ NEIGHBOURS = 5
 """Lines of the grid on either side, with which a line is compared."""
 TORN = 4.0
 """How many times more happens at the edge of a tile than at lines nearby."""
-TORN_LARGEST = 60.0
+TORN_LARGEST = 80.0
 """Levels of 255 that a torn line jumps."""
 RINGING, ALONE = 16, 40
 """Pixels on either side to which a torn line reaches, and beyond them to which nothing else may look like one."""

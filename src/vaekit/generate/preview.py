@@ -50,8 +50,9 @@ class Preview:
             return
         self.show(self.picture(step), step)
         self.shown += 1
-        self.last = time.perf_counter() - started
-        self.spent += self.last
+        cost = time.perf_counter() - started
+        self.spent += cost
+        self.last = max(cost, 0.8 * self.last)  # a slow one is remembered for a while
 
     def picture(self, step: Step) -> Image.Image:
         """What the sampler has in mind at that step."""

@@ -88,6 +88,7 @@ def write_pipeline(run: DiffusionRun, out: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
+        "_vaekit_family": load(run.recipe.start).family.name,
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

@@ -65,21 +65,28 @@ def build(config: KLConfig) -> KL:
     return model
 
 
+def read_kl(source: str) -> KL:
+    """A trained network to go on from, by its VAE's name or path. Raises OptionError where it is not of this kind."""
+    weights = read(find(source))
+    config = weights.identity.config
+    if not isinstance(config, KLConfig) or not (config.has_encoder and config.has_decoder):
+        raise OptionError(f"{source}: training goes on from KL networks with both halves")
+    model = KL(config)
+    model.load_state_dict(dict(weights.state))
+    return model
+
+
 def build_from(recipe: VaeRecipe) -> KL:
     """The network a recipe begins with. Raises OptionError where `start` is no VAE of the kind."""
     if recipe.start is None:
         assert recipe.network is not None
         return build(recipe.network)
-    weights = read(find(recipe.start))
-    config, state = weights.identity.config, dict(weights.state)
-    if not isinstance(config, KLConfig) or not (config.has_encoder and config.has_decoder):
-        raise OptionError(f"{recipe.start}: recipes of kind vae go on from KL networks with both halves")
+    model = read_kl(recipe.start)
+    config = model.config
     if recipe.turn is not None:
         if not (config.quant_conv and config.post_quant_conv):
             raise OptionError(f"{recipe.start}: its latents cannot be turned: it has no 1×1 convolutions beside them")
-        state = turn(state, config.latent_channels, seed=recipe.seed, stretch=recipe.turn)
-    model = KL(config)
-    model.load_state_dict(state)
+        model.load_state_dict(turn(model.state_dict(), config.latent_channels, seed=recipe.seed, stretch=recipe.turn))
     if recipe.train == "decoder":
         for part in (model.encoder, model.quant_conv):
             if part is not None:
