@@ -84,7 +84,7 @@ def test_lists_have_the_names_that_options_take(client: TestClient) -> None:
     for name in ("pale-copy.safetensors", "mini"):
         assert client.post("/sdapi/v1/options", json={"sd_vae": name}).status_code == 200
         assert client.get("/api/v1/vae").json()["choice"] == name
-    assert [one["model_name"] for one in client.get("/sdapi/v1/sd-models").json()] == ["small-sd"]
+    assert [one["model_name"] for one in client.get("/sdapi/v1/sd-models").json()] == ["mini-sd", "small-sd"]
     assert "Euler" in {one["name"] for one in client.get("/sdapi/v1/samplers").json()}
     labels = {one["label"] for one in client.get("/sdapi/v1/schedulers").json()}
     assert {"Automatic", "Karras"} <= labels
