@@ -34,7 +34,7 @@ from vaekit.generate.pictures import Subject, prepare
 from vaekit.generate.prompts import listen
 from vaekit.generate.samplers import make
 from vaekit.generate.sampling import Guidance, Interrupted, Kept, Watch, draws, noise, sample
-from vaekit.generate.settings import LIMIT, Change, Hires, Settings
+from vaekit.generate.settings import LIMIT, Change, Fill, Hires, Settings
 from vaekit.latents import Latents
 from vaekit.loading import load
 from vaekit.vae import VAE
@@ -184,7 +184,9 @@ class Painter:
         prompt, negative = listen(self.model, settings.prompt, settings.negative, clip_skip=self._clip_skip(settings))
         guidance = Guidance(prompt, negative, settings.cfg, size)
         final = self._final_vae(settings)
-        encoded = None if subject is None else self._encode(self._vae(settings.seamless), subject.picture)
+        encoded = (
+            None if subject is None else self._encode(self._vae(settings.seamless), subject.filled or subject.picture)
+        )
         for number in range(settings.count):
             first = settings.seed + number * settings.batch_size
             seeds = [first + i for i in range(settings.batch_size)]
@@ -221,12 +223,21 @@ class Painter:
             cells = subject.cells(self.vae.family.downscale)
             mask = None if cells is None else cells.to(encoded)
             batch = encoded.expand(len(seeds), -1, -1, -1)
-            return self._again(settings, guidance, batch, generators, change.strength, settings.steps, watch, mask=mask)
+            begin = batch if mask is None else self._refilled(change.fill, batch, mask, generators)
+            return self._again(
+                settings, guidance, begin, generators, change.strength, settings.steps, watch, mask=mask, kept=batch
+            )
         width, height = (side // self.vae.family.downscale for side in guidance.size)
         scheduler = make(*settings.chosen(), self.model.scheduler, settings.steps, self.model.device)
         x = noise(generators, (self.model.channels, height, width), self.model) * scheduler.init_noise_sigma
         z = sample(self.model, scheduler, guidance, x, generators, watch=watch)
         return z if settings.hires is None else self._hires(settings, settings.hires, guidance, z, generators, watch)
+
+    def _refilled(self, fill: Fill, z: Tensor, mask: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Latents with noise, or 0, where something is to be drawn anew."""
+        if fill == "noise":
+            return (1 - mask) * z + mask * noise(generators, (z.shape[1], z.shape[2], z.shape[3]), self.model)
+        return (1 - mask) * z if fill == "nothing" else z
 
     def _again(
         self,
@@ -239,9 +250,13 @@ class Painter:
         watch: Sequence[Watch],
         *,
         mask: Tensor | None = None,
+        kept: Tensor | None = None,
         part: str = "",
     ) -> Tensor:
-        """Add noise to latents in model space, and take the last steps of the sampler (SDEdit, Meng et al. 2022)."""
+        """Add noise to latents in model space, and take the last steps of the sampler (SDEdit, Meng et al. 2022).
+
+        kept: what stays outside the mask, z itself unless given.
+        """
         taken = max(1, int(steps * strength)) if strength else 0
         if not taken:
             return z
@@ -251,8 +266,8 @@ class Painter:
             scheduler.set_begin_index(begin)
         added = noise(generators, (z.shape[1], z.shape[2], z.shape[3]), self.model)
         x = scheduler.add_noise(z, added, scheduler.timesteps[begin : begin + 1].repeat(len(z)))
-        kept = None if mask is None else Kept(z, mask)
-        return sample(self.model, scheduler, guidance, x, generators, begin=begin, kept=kept, watch=watch, part=part)
+        stays = None if mask is None else Kept(z if kept is None else kept, mask)
+        return sample(self.model, scheduler, guidance, x, generators, begin=begin, kept=stays, watch=watch, part=part)
 
     def _hires(
         self,
@@ -343,7 +358,7 @@ class Painter:
         }
         if change is not None:
             told |= {"Denoising strength": f"{change.strength:g}"}
-            told |= {"Mask blur": f"{change.blur:g}"} if change.mask is not None else {}
+            told |= {} if change.mask is None else _mask_told(change)
         if settings.hires is not None:
             told |= _hires_told(settings.hires)
         told |= {"Clip skip": settings.clip_skip} if settings.clip_skip else {}
@@ -355,6 +370,17 @@ class Painter:
         told |= {"Interrupted at step": interrupted} if interrupted else {}
         told |= {"RNG": "CPU", "Version": f"vaekit {version()}"}
         return Infotext(settings.prompt, settings.negative, {name: str(value) for name, value in told.items()})
+
+
+def _mask_told(change: Change) -> dict[str, object]:
+    """In A1111's words, and only where it is not the usual."""
+    told: dict[str, object] = {"Mask blur": f"{change.blur:g}"}
+    told |= {"Mask mode": "Inpaint not masked"} if change.invert else {}
+    named = {"surroundings": "fill", "noise": "latent noise", "nothing": "latent nothing"}
+    told |= {"Masked content": named[change.fill]} if change.fill in named else {}
+    if change.area == "masked":
+        told |= {"Inpaint area": "Only masked", "Masked area padding": change.margin}
+    return told
 
 
 def _hires_told(hires: Hires) -> dict[str, object]:
