@@ -154,9 +154,17 @@ def test_img2img_begins_with_the_picture_and_a_mask_keeps_the_rest(client: TestC
     weak, _ = draw(client, init_images=["data:image/png;base64," + encoded(picture)], denoising_strength=0.0)
     strong, _ = draw(client, init_images=[encoded(picture)], denoising_strength=1.0)
     assert weak != strong
-    draw(client, init_images=[encoded(picture)], inpainting_fill=0, inpaint_full_res=True)  # ask for nothing so
-    whole = {"init_images": [encoded(picture)], "mask": encoded(mask), "inpaint_full_res": True}
-    assert refused(client, "img2img", **whole).startswith("inpaint_full_res")
+    assert set(draw(client, init_images=[encoded(picture)], inpainting_fill=0)[1]["not_used"]) == {"inpainting_fill"}
+    two = picture.copy()
+    two.paste("blue", (8, 8, 24, 24))
+    small = Image.new("L", (32, 32), 0)
+    small.paste(255, (8, 8, 16, 16))
+    masked = {"init_images": [encoded(two)], "mask": encoded(small), "mask_blur": 0}
+    found = [draw(client, **masked, inpainting_fill=fill, inpaint_full_res=False)[0] for fill in range(4)]
+    found.append(draw(client, **masked)[0])
+    found.append(draw(client, **masked, inpainting_mask_invert=1)[0])
+    assert len(set(found)) == 6
+    assert "0 to 3" in refused(client, "img2img", **masked, inpainting_fill=4)
     assert "not fetched by URL" in refused(client, "img2img", init_images=["http://127.0.0.1/x.png"])
     assert "not base64" in refused(client, "img2img", init_images=["*"])
     assert refused(client, "img2img", init_images=[base64.b64encode(b"no picture").decode()])
@@ -352,7 +360,7 @@ def test_other_names_and_other_sites_are_turned_away(client: TestClient) -> None
 
 
 def test_a_password_is_asked_for_everywhere_but_for_health(desk: Desk) -> None:
-    client = TestClient(create(desk, auth="me:secret"), base_url="http://127.0.0.1")
+    client = TestClient(create(desk, api_auth="me:secret"), base_url="http://127.0.0.1")
     for path in ("/", "/sdapi/v1/options", "/metrics", "/openapi.json"):
         assert client.get(path).status_code == 401
         assert client.get(path, auth=("me", "wrong")).status_code == 401

@@ -59,8 +59,10 @@ def test_vaes_side_by_side_with_measures_and_channels(client: TestClient, photo:
     first, second = told["results"]
     assert (first["vae"], second["vae"]) == ("mini", "pale-copy.safetensors")
     assert first["psnr"] > second["psnr"] and first["image"] != second["image"]
-    assert told["channels_of"] == "mini"
-    assert Image.open(io.BytesIO(base64.b64decode(told["channels"]))).width > 256
+    assert told["latents"]["vae"] == "mini" and told["latents"]["family"] == "mini"
+    channels = told["latents"]["channels"]
+    assert len(channels) == 4 and Image.open(io.BytesIO(base64.b64decode(channels[0]["image"]))).size == (8, 6)
+    assert channels[0]["low"] < channels[0]["mean"] < channels[0]["high"]
 
 
 def test_the_doctor_tells_what_a_picture_has(client: TestClient, photo: str) -> None:

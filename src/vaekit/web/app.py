@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from vaekit.errors import OptionError, VaekitError
 from vaekit.generate import infotext
@@ -23,44 +24,91 @@ from vaekit.generate.hashes import short_hash
 from vaekit.generate.samplers import AUTOMATIC, samplers, schedules
 from vaekit.generate.settings import Settings
 from vaekit.version import version
-from vaekit.web import lab, wire
+from vaekit.web import lab, shelf, watching, wire
 from vaekit.web.desk import Busy, Desk, Done
+from vaekit.web.errands import Errands
 from vaekit.web.guard import LOOPBACK, Guard, Rules
 from vaekit.web.options import Options, unknown
+from vaekit.web.turns import turn
 from vaekit.web.wire import Img2Img, Limits, Txt2Img, encoded
 
+EMPTY = ("script-info", "upscalers", "loras", "hypernetworks", "prompt-styles", "face-restorers", "realesrgan-models")
+"""Lists of A1111's that have nothing in them here."""
 PAGE = Path(__file__).parent / "page"
 USUAL_SIDE = 512
 """A width or height that is left out where the other is given, as in A1111."""
 
 
+class Refused(BaseModel):
+    """Why a request was refused, and what kind of error that is."""
+
+    detail: str
+    error: str = ""
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refused, "description": why}
+    for status, why in {
+        401: "User and password are needed",
+        403: "Another site, or another host's name",
+        413: "Too large",
+        422: "Something in the request is not possible; the reason says what to do",
+        429: "Too many wait already",
+        503: "The machine or the network failed",
+    }.items()
+}
+
+
 class PngInfo(BaseModel):
     """image: base64."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": lab.PIXEL}]})
     image: str
 
 
 def create(
-    desk: Desk, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None, auth: str | None = None
+    desk: Desk,
+    *,
+    limits: Limits | None = None,
+    hosts: tuple[str, ...] | None = None,
+    api_auth: str | None = None,
+    ui_auth: str | None = None,
+    origins: tuple[str, ...] = (),
 ) -> FastAPI:
-    """The application. hosts: names it answers to beside loopback's; ("*",) for any. auth: user:password."""
+    """The application.
+
+    hosts: names it answers to beside loopback's; ("*",) for any. api_auth, ui_auth: user:password, of the API and of
+    the page; one alone is asked for everywhere. origins: other sites whose pages may use the API.
+    """
     limits = limits or Limits()
+    errands = Errands(partial(desk.library, anew=True))
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await asyncio.to_thread(errands.close)
         await asyncio.to_thread(desk.close)
 
-    app = FastAPI(title="vaekit", version=version(), lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="vaekit",
+        version=version(),
+        summary="Stable Diffusion's VAEs: A1111's API under /sdapi/v1, and vaekit's own under /api/v1",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        responses=REFUSALS,
+    )
     _errors(app)
     _lists(app, desk)
     _options(app, desk)
     _drawing(app, desk, limits)
     lab.add(app, desk, limits)
+    watching.add(app, desk)
+    shelf.add(app, desk, errands)
     _own(app, desk)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     known = None if hosts == ("*",) else (*LOOPBACK, *(hosts or ()))
-    app.add_middleware(Guard, rules=Rules(limits.body, known, auth))
+    app.add_middleware(Guard, rules=Rules(limits.body, known, api_auth, ui_auth, frozenset(origins)))
     return app
 
 
@@ -101,7 +149,23 @@ def _lists(app: FastAPI, desk: Desk) -> None:
         ]
         return [automatic, *others]
 
-    for name in ("upscalers", "loras", "hypernetworks", "prompt-styles", "face-restorers", "realesrgan-models"):
+    @app.get("/sdapi/v1/latent-upscale-modes")
+    def latent_upscale_modes() -> list[dict[str, str]]:
+        return [{"name": "Latent"}]
+
+    @app.get("/sdapi/v1/scripts")
+    def scripts() -> dict[str, list[str]]:
+        return {"txt2img": [], "img2img": []}
+
+    for name in (
+        "script-info",
+        "upscalers",
+        "loras",
+        "hypernetworks",
+        "prompt-styles",
+        "face-restorers",
+        "realesrgan-models",
+    ):
         app.get(f"/sdapi/v1/{name}", name=name)(lambda: [])
 
     @app.get("/sdapi/v1/cmd-flags")
@@ -129,10 +193,18 @@ def _lists(app: FastAPI, desk: Desk) -> None:
 def _options(app: FastAPI, desk: Desk) -> None:
     @app.get("/sdapi/v1/options")
     def options() -> dict[str, Any]:
-        return desk.store.read().model_dump()
+        """Every option; the checkpoint is the one that is really in use."""
+        stored = desk.store.read()
+        used = {path: name for name, path in desk.checkpoints().items()}
+        try:
+            in_use = used.get(desk.checkpoint(stored), stored.sd_model_checkpoint)
+        except VaekitError:
+            in_use = stored.sd_model_checkpoint
+        return stored.model_dump() | {"sd_model_checkpoint": in_use}
 
     @app.post("/sdapi/v1/options")
-    def change(values: dict[str, Any]) -> None:
+    def change(values: Annotated[dict[str, Any], Body(examples=[{"sd_vae": "mini-mse"}])]) -> None:
+        """Store some options; all of them or none."""
         desk.check(values)
         desk.store.change(values)
 
@@ -149,8 +221,6 @@ def _options(app: FastAPI, desk: Desk) -> None:
         return [
             {
                 "name": name,
-                "title": about["title"],
-                "description": about["description"],
                 "type": about["type"],
                 "choices": choices.get(name) or about.get("enum"),
                 "minimum": about.get("minimum"),
@@ -230,16 +300,7 @@ async def _served(desk: Desk, limits: Limits, wish: Txt2Img, request: Request, f
         assert isinstance(wish, Img2Img)
         change = wire.change(wish, folder)
         drawn = await asyncio.to_thread(_bounded, drawn, change.picture, limits)
-    future = desk.submit(lambda: desk.draw(drawn, options, change, keep=wish.save_images))
-    waiting = asyncio.wrap_future(future)
-    while not waiting.done():
-        await asyncio.wait({waiting}, timeout=0.5)
-        if not waiting.done() and await request.is_disconnected():
-            if not future.cancel():
-                desk.interrupt()
-                await asyncio.wait({waiting})
-            raise HTTPException(499, "the client went away")
-    done = waiting.result()
+    done = await turn(desk, request, lambda: desk.draw(drawn, options, change, keep=wish.save_images), desk.interrupt)
     if wish.override_settings and not wish.override_settings_restore_afterwards:
         desk.store.change(wish.override_settings)
     return _answer(wish, done)
@@ -278,6 +339,7 @@ def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
         "interrupted": done.interrupted,
         "files": [path.name for path in done.files] if wish.save_images else [],
         "vae_resolution": done.resolution.to_dict(),
+        "not_used": wire.not_used(wish),
     }
     pictures = [encoded(one, text) for one, text in zip(done.pictures, done.texts, strict=True)]
     return {

@@ -19,15 +19,16 @@ from vaekit import assets
 from vaekit.catalog import Entry, Library, Preferences, Resolution, places, resolve, scan
 from vaekit.catalog.choice import AUTOMATIC, NONE, find_checkpoint
 from vaekit.catalog.known import nearest
-from vaekit.errors import FamilyError, OptionError, VaekitError
+from vaekit.errors import FamilyError, OptionError, UnsafeFileError, VaekitError
 from vaekit.generate.delivery import deliver
 from vaekit.generate.models import Model, load_model
 from vaekit.generate.painter import Drawn, Painter, default_checkpoint, load_resolved
 from vaekit.generate.preview import Preview
-from vaekit.generate.sampling import Step
+from vaekit.generate.sampling import Step, Watch
 from vaekit.generate.settings import Change, Settings
 from vaekit.loading import load
 from vaekit.vae import VAE
+from vaekit.web.history import History, LastTrace, Steps
 from vaekit.web.options import Options, Store
 
 log = logging.getLogger("vaekit")
@@ -86,13 +87,18 @@ class Done:
 
 @dataclass
 class Desk:
-    """Models in memory and the queue before them. outputs: the folder that pictures are written into."""
+    """Models in memory and the queue before them.
+
+    outputs: the folder that pictures are written into, and below it what is kept of the latest generations and the
+    models that are made. pickles: load also what is no safetensors file.
+    """
 
     store: Store
     outputs: Path
     models: Sequence[Path] = ()
     device: str = "auto"
     waiting: int = WAITING
+    pickles: bool = False
     progress: Progress = field(default_factory=Progress)
     served: int = 0
     failed: int = 0
@@ -100,10 +106,15 @@ class Desk:
     def __post_init__(self) -> None:
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="desk")
         self._pending = 0
+        self.closed = False
         self._lock = threading.Lock()
         self._scanning = threading.Lock()
+        self.history = History(self.outputs / "history")
+        self.trace = LastTrace(self.outputs / "history" / "last.trace.safetensors")
+        self.made = self.outputs / "models"
         self._library: Library | None = None
         self._model: tuple[Path, Model] | None = None
+        self._named: tuple[tuple[Any, ...], VAE] | None = None
         self._vaes: OrderedDict[tuple[Any, ...], VAE] = OrderedDict()
 
     # What there is
@@ -112,7 +123,8 @@ class Desk:
         """What is on this disk; looked through once, or anew."""
         with self._scanning:
             if self._library is None or anew:
-                self._library = scan(places(self.models))
+                made = [self.made] if self.made.is_dir() else []
+                self._library = scan(places([*self.models, *made]))
             return self._library
 
     def checkpoints(self) -> dict[str, Path]:
@@ -126,13 +138,26 @@ class Desk:
         return _by_name(self.library().vaes)
 
     def named(self, name: str) -> VAE:
-        """A VAE by the name that `vaes` has for it, loaded. Raises OptionError with the nearest names."""
+        """A VAE by the name that `vaes` has for it, loaded; the last one stays. Raises OptionError with the nearest."""
+        entry = self._entry(name)
+        key = (entry.path, entry.stamp)
+        if self._named is None or self._named[0] != key:
+            family = entry.families[0] if len(entry.families) == 1 else None
+            self._named = key, load(entry.path, decoder=entry.decoder, family=family, device=self.device)
+        return self._named[1]
+
+    def place(self, name: str) -> tuple[Path, Path | None]:
+        """Where a VAE of that name lies, and a second file of it that holds its decoder. Raises as `named` does."""
+        entry = self._entry(name)
+        return entry.path, entry.decoder
+
+    def _entry(self, name: str) -> Entry:
         known = self.vaes()
         if name not in known:
             raise OptionError(f"no VAE is called {name[:100]!r}; {nearest(name, set(known))}")
         entry = self.library().look(known[name])
-        family = entry.families[0] if len(entry.families) == 1 else None
-        return load(entry.path, decoder=entry.decoder, family=family, device=self.device)
+        self.refuse_pickle(entry)
+        return entry
 
     def checkpoint(self, options: Options) -> Path:
         """The chosen checkpoint; never a path that a request names. Raises OptionError with the nearest names."""
@@ -155,6 +180,21 @@ class Desk:
     def resolution(self, options: Options) -> Resolution:
         """Which VAE these options lead to, and why. Raises OptionError, FamilyError, FileError."""
         path = self.checkpoint(options)
+        self.refuse_pickle(self.library().look(path))
+        found = self._resolution(path, options)
+        if found.path is not None:
+            self.refuse_pickle(self.library().look(found.path))
+        return found
+
+    def refuse_pickle(self, entry: Entry) -> None:
+        """Raise UnsafeFileError for what is no safetensors file, unless the server was started to load them too."""
+        if not self.pickles and _is_pickle(entry):
+            raise UnsafeFileError(
+                f"{entry.name} is a pickle, and this server loads safetensors files alone: vaekit convert or extract "
+                "makes one of it, vaekit serve --allow-pickles loads it as it is"
+            )
+
+    def _resolution(self, path: Path, options: Options) -> Resolution:
         choice: str = options.sd_vae
         if not options.sd_vae_overrides_per_model_preferences and Preferences().get(path) is not None:
             choice = AUTOMATIC
@@ -211,6 +251,7 @@ class Desk:
 
     def close(self) -> None:
         """Take nothing more, and stop what is under way."""
+        self.closed = True
         self.interrupt()
         self._queue.shutdown(wait=True, cancel_futures=True)
 
@@ -257,6 +298,7 @@ class Desk:
                 marked = marked if decoder is None else replace(marked, vae=decoder)
                 path = self.outputs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}-{drawn.seed}.png"
                 pictures.append(deliver(marked, path))
+                self.history.add(marked, pictures[-1], painter, options.latent_history)
                 files.append(path)
                 seeds.append(drawn.seed)
                 texts.append(str(marked.text))
@@ -281,7 +323,10 @@ class Desk:
 
     def _batch(self, painter: Painter, settings: Settings, options: Options, change: Change | None) -> list[Drawn]:
         """The pictures of one batch; of an interrupted one what there is, of one stopped before its first step none."""
-        watch = [self._look(painter, options)]
+        steps = Steps()
+        watch: list[Watch] = [self._look(painter, options)]
+        if options.trace_last_generation:
+            watch.insert(0, steps)
         found: list[Drawn] = []
         try:
             drawings = (
@@ -293,6 +338,8 @@ class Desk:
                 found.append(drawn)
         except KeyboardInterrupt:
             log.info("a drawing was stopped as asked")
+        if found and options.trace_last_generation:
+            steps.save(self.trace.path, found[0], painter)
         return found
 
     def _look(self, painter: Painter, options: Options) -> Callable[[Step], None]:
@@ -346,7 +393,8 @@ class Desk:
     def _tiny(self, vae: VAE) -> VAE:
         """A tiny VAE of the same family. Raises FamilyError where there is none."""
         for entry in self.library().vaes:
-            if entry.facts.network == "tiny" and entry.families == (vae.family.name,):
+            fits = entry.facts.network == "tiny" and entry.families == (vae.family.name,)
+            if fits and (self.pickles or not _is_pickle(entry)):
                 found = load(entry.path, decoder=entry.decoder, family=vae.family, device=self.device)
                 if found.can_encode and found.can_decode:
                     return found
@@ -358,6 +406,14 @@ def _marked(drawn: Drawn, options: Options) -> Drawn:
     told = {"VAE Encoder": options.sd_vae_encode_method, "VAE Decoder": options.sd_vae_decode_method}
     more = {name: method for name, method in told.items() if method != "Full"}
     return replace(drawn, text=replace(drawn.text, settings=dict(drawn.text.settings) | more))
+
+
+def _is_pickle(entry: Entry) -> bool:
+    """Whether anything of it is in PyTorch's own format; a folder's parts lie in folders of their own."""
+    if entry.path.is_dir():
+        folders = {path.parent for path in entry.path.glob("**/*.bin")}
+        return any(not list(folder.glob("*.safetensors")) for folder in folders)
+    return entry.facts.container not in ("", "safetensors")
 
 
 def _by_name(entries: Sequence[Entry]) -> dict[str, Path]:

@@ -1,8 +1,7 @@
-"""vaekit's own routes under /api/v1: encode, decode, compare, doctor."""
+"""Routes of the VAE lab: encode, decode, compare, channels, doctor."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import tempfile
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,58 +20,72 @@ from vaekit.latents import Latents, draw
 from vaekit.quality.measures import in_words
 from vaekit.vae import VAE
 from vaekit.web.desk import Desk
+from vaekit.web.turns import turn
+from vaekit.web.watching import decoded
 from vaekit.web.wire import Limits, encoded, picture_bytes
 
 T = TypeVar("T")
-SHEET_SIDE = 256
-"""About how many pixels wide a channel is shown."""
 
 
-class Wish(BaseModel):
-    """vae: a name out of /sdapi/v1/sd-vae."""
-
-    model_config = ConfigDict(extra="forbid")
+def _example(**wish: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [wish]})
 
 
-class Encode(Wish):
-    """image: base64."""
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNYtnc9AASSAiADvRUYAAAAAElFTkSuQmCC"
+"""A picture for the examples: one pixel, PNG."""
 
+
+class Encode(BaseModel):
+    """image: base64. vae: a name out of /sdapi/v1/sd-vae."""
+
+    model_config = _example(image=PIXEL, vae="mini")
     image: str
     vae: str = "mini"
 
 
-class Decode(Wish):
+class Decode(BaseModel):
     """latents: a safetensors file, base64; decoded as of the family that it tells."""
 
+    model_config = _example(latents="…", vae="mini")
     latents: str
     vae: str = "mini"
 
 
-class Compare(Wish):
+class Channels(BaseModel):
+    """latents: a safetensors file, base64."""
+
+    model_config = _example(latents="…")
+    latents: str
+
+
+class Compare(BaseModel):
     """image: base64; vaes: up to eight names."""
 
+    model_config = _example(image=PIXEL, vaes=["mini", "mini-pale"])
     image: str
     vaes: list[str] = Field(min_length=1, max_length=8)
 
 
-class Doctor(Wish):
-    """image: base64."""
+class Doctor(BaseModel):
+    """One of both. image: base64; vae: a name."""
 
-    image: str
+    model_config = _example(image=PIXEL)
+    image: str | None = None
+    vae: str | None = None
 
 
 def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
     """The routes; what they do waits for its turn among the drawings."""
 
-    async def turn(work: Callable[[Path], T]) -> T:
+    async def with_folder(request: Request, work: Callable[[Path], T]) -> T:
         def inside() -> T:
             with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
                 return work(Path(folder))
 
-        return await asyncio.wrap_future(desk.submit(inside))
+        return await turn(desk, request, inside)
 
-    @app.post("/api/v1/encode", response_class=Response)
-    async def encode(wish: Encode) -> Response:
+    @app.post("/api/v1/encode", response_class=Response, responses=_bytes("application/octet-stream"))
+    async def encode(wish: Encode, request: Request) -> Response:
         """The latents as a safetensors file."""
 
         def work(folder: Path) -> bytes:
@@ -80,31 +93,62 @@ def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
             latents.save(folder / "latents.safetensors")
             return (folder / "latents.safetensors").read_bytes()
 
-        return Response(await turn(work), media_type="application/octet-stream")
+        return Response(await with_folder(request, work), media_type="application/octet-stream")
 
-    @app.post("/api/v1/decode", response_class=Response)
-    async def decode(wish: Decode) -> Response:
+    @app.post("/api/v1/decode", response_class=Response, responses=_bytes("image/png"))
+    async def decode(wish: Decode, request: Request) -> Response:
         """The picture as a PNG, the first of a batch."""
 
         def work(folder: Path) -> bytes:
-            latents = _latents(wish.latents, folder, limits)
             out = io.BytesIO()
-            _single(desk.named(wish.vae), latents).save(out, "PNG")
+            decoded(desk.named(wish.vae), _latents(wish.latents, folder, limits)).save(out, "PNG")
             return out.getvalue()
 
-        return Response(await turn(work), media_type="image/png")
+        return Response(await with_folder(request, work), media_type="image/png")
+
+    @app.post("/api/v1/channels")
+    async def channels(wish: Channels, request: Request) -> dict[str, Any]:
+        """Each channel of latents as a picture of a pixel per cell, blue negative, red positive, and its statistics."""
+        return await with_folder(request, lambda folder: _channels(_latents(wish.latents, folder, limits)))
 
     @app.post("/api/v1/compare")
-    async def compare(wish: Compare) -> dict[str, Any]:
+    async def compare(wish: Compare, request: Request) -> dict[str, Any]:
         """There and back through each VAE: pictures, measures, and the channels of the first one's latents."""
-        return await turn(lambda folder: _compared(desk, wish, _picture(wish.image, folder, limits)))
+        return await with_folder(request, lambda folder: _compared(desk, wish, _picture(wish.image, folder, limits)))
 
     @app.post("/api/v1/doctor")
-    async def doctor(wish: Doctor) -> dict[str, Any]:
-        """Which of the known faults of decoded pictures one has."""
-        from vaekit.doctor.examine import examine_picture
+    async def doctor(wish: Doctor, request: Request) -> dict[str, Any]:
+        """Which of the known faults a decoded picture or a VAE has."""
+        from vaekit.doctor.examine import examine, examine_picture
 
-        return await turn(lambda folder: examine_picture(_picture(wish.image, folder, limits)).to_dict())
+        if (wish.image is None) == (wish.vae is None):
+            raise OptionError("give an image or a vae")
+
+        def work(folder: Path) -> dict[str, Any]:
+            if wish.image is not None:
+                return examine_picture(_picture(wish.image, folder, limits)).to_dict()
+            path, decoder = desk.place(str(wish.vae))
+            return examine(path, decoder=decoder).to_dict() | {"source": wish.vae}
+
+        return await with_folder(request, work)
+
+
+def _bytes(kind: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+def _channels(latents: Latents) -> dict[str, Any]:
+    pictures = draw.channels(latents, palette="diverging", zoom=1)
+    told = []
+    for picture, values in zip(pictures, latents.tensor[0].float(), strict=True):
+        numbers = {"low": values.min(), "high": values.max(), "mean": values.mean(), "std": values.std(correction=0)}
+        told.append({"image": encoded(picture)} | {name: round(float(number), 3) for name, number in numbers.items()})
+    return {
+        "family": latents.family.name,
+        "size": list(latents.size),
+        "cells": list(pictures[0].size),
+        "channels": told,
+    }
 
 
 def _compared(desk: Desk, wish: Compare, picture: Image.Image) -> dict[str, Any]:
@@ -119,13 +163,10 @@ def _compared(desk: Desk, wish: Compare, picture: Image.Image) -> dict[str, Any]
         for trial in one.trials
     ]
     first = vaes[one.trials[0].encoder or one.trials[0].vae]
-    latents = first.encode(picture)
-    zoom = max(1, SHEET_SIDE // max(latents.tensor.shape[3], 1))
     return {
         "original": encoded(gallery.reference),
         "results": results,
-        "channels": encoded(draw.sheet(latents, palette="diverging", zoom=zoom)),
-        "channels_of": first.name,
+        "latents": _channels(first.encode(picture)) | {"vae": first.name},
         "vaes": [asdict(contender) for contender in found.contenders],
     }
 
@@ -150,9 +191,3 @@ def _latents(text: str, folder: Path, limits: Limits) -> Latents:
     if max(latents.size) > limits.side:
         raise OptionError(f"{latents.size[0]}×{latents.size[1]} is more than this server takes: {limits.side} a side")
     return latents
-
-
-def _single(vae: VAE, latents: Latents) -> Image.Image:
-    picture = vae.decode(latents[0])
-    assert isinstance(picture, Image.Image)
-    return picture

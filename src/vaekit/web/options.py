@@ -20,41 +20,27 @@ Method = Literal["Full", "TAESD"]
 
 
 class Options(BaseModel):
-    """Every option with A1111's name and meaning; each acts, or refuses what cannot be done."""
+    """Every option; those that A1111 has too by its names and meanings. Each acts, or refuses what cannot be done.
+
+    What they mean is told in docs/web.md, and on the page by page/texts. latent_history, as in SD.Next, and
+    trace_last_generation are not A1111's: how many generations' latents, and whether the last one's steps, are kept.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    sd_model_checkpoint: str = Field(
-        default="", title="Stable Diffusion checkpoint", description="Empty: the bundled one."
-    )
-    sd_vae: str = Field(
-        default="Automatic", title="SD VAE", description="Automatic, None (the baked one), or a VAE's name."
-    )
-    sd_vae_overrides_per_model_preferences: bool = Field(
-        default=True,
-        title="Selected VAE overrides per-model preferences",
-        description="Else a stored preference goes first.",
-    )
-    sd_vae_checkpoint_cache: int = Field(
-        default=0, ge=0, le=10, title="VAE checkpoints to cache in RAM", description="Beside the one in use."
-    )
-    auto_vae_precision: bool = Field(
-        default=True, title="Automatically revert VAE to 32-bit floats", description="Always on: no black pictures."
-    )
-    auto_vae_precision_bfloat16: bool = Field(
-        default=False, title="Automatically convert VAE to bfloat16", description="Always off: float32 is taken."
-    )
-    sd_vae_encode_method: Method = Field(default="Full", title="VAE type for encode", description="TAESD: a tiny VAE.")
-    sd_vae_decode_method: Method = Field(default="Full", title="VAE type for decode", description="TAESD: a tiny VAE.")
-    live_previews_enable: bool = Field(default=True, title="Show live previews", description="The picture as it forms.")
-    show_progress_every_n_steps: int = Field(
-        default=1, ge=-1, le=1000, title="Live preview period", description="In steps; -1 for none."
-    )
-    quicksettings_list: list[str] = Field(
-        default=["sd_model_checkpoint"],
-        title="Quicksettings list",
-        description="Options in the top bar, in this order.",
-    )
+    sd_model_checkpoint: str = ""
+    sd_vae: str = "Automatic"
+    sd_vae_overrides_per_model_preferences: bool = True
+    sd_vae_checkpoint_cache: int = Field(default=0, ge=0, le=10)
+    auto_vae_precision: bool = True
+    auto_vae_precision_bfloat16: bool = False
+    sd_vae_encode_method: Method = "Full"
+    sd_vae_decode_method: Method = "Full"
+    live_previews_enable: bool = True
+    show_progress_every_n_steps: int = Field(default=1, ge=-1, le=1000)
+    latent_history: int = Field(default=100, ge=0, le=1000)
+    trace_last_generation: bool = True
+    quicksettings_list: list[str] = ["sd_model_checkpoint"]
 
     @field_validator("auto_vae_precision")
     @classmethod

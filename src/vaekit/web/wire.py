@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vaekit.errors import OptionError, PictureError
 from vaekit.generate.infotext import KEY
 from vaekit.generate.samplers import AUTOMATIC, schedules
-from vaekit.generate.settings import Change, Hires, Settings
+from vaekit.generate.settings import Change, Fill, Hires, Settings
 from vaekit.web.options import unknown
 
 RESIZE = {0: "stretch", 1: "crop", 2: "pad"}
@@ -37,10 +38,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
             "script_name",
             "refiner_checkpoint",
             "refiner_switch_at",
-            "inpaint_full_res",
-            "inpainting_mask_invert",
             "initial_noise_multiplier",
-            "image_cfg_scale",
             "include_init_images",
             "hr_checkpoint_name",
             "hr_sampler_name",
@@ -64,15 +62,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "styles": (None, []),
     "script_args": (None, []),
     "alwayson_scripts": (None, {}),
-    "inpainting_fill": (None, 1),
-    "sampler_index": (None, "Euler"),
 }
 """What A1111's clients send and vaekit has not, with the values that ask for nothing."""
-IDLE = ("subseed", "do_not_save_samples", "do_not_save_grid", "inpaint_full_res_padding")
-"""What they send that changes nothing as long as the rest is neutral."""
-
-OF_A_MASK = ("inpainting_fill", "inpaint_full_res", "inpainting_mask_invert")
-"""What asks for nothing as long as there is no mask."""
+IDLE = {
+    "subseed": "there are no variations of seeds",
+    "do_not_save_samples": "save_images decides what is kept",
+    "do_not_save_grid": "there are no grids",
+    "image_cfg_scale": "it is of models that are told how to change a picture",
+}
+"""What they send that changes nothing as long as the rest is neutral, and why; `info` tells it."""
+FILLS: dict[int, Fill] = {0: "surroundings", 1: "original", 2: "noise", 3: "nothing"}
+OF_A_MASK = ("mask_blur", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "inpainting_mask_invert")
 
 
 class Limits(BaseModel):
@@ -90,13 +90,17 @@ class Txt2Img(BaseModel):
     """As A1111's; what is left out has the usual value, width and height the model's own."""
 
     model_config = ConfigDict(
-        extra="allow", json_schema_extra={"example": {"prompt": "a red apple", "seed": 1, "steps": 20}}
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"prompt": "a red apple", "seed": 1, "steps": 20, "override_settings": {"sd_vae": "mini-mse"}}]
+        },
     )
 
     prompt: str = ""
     negative_prompt: str = ""
     seed: int = -1
     sampler_name: str | None = None
+    sampler_index: str | None = None
     scheduler: str | None = None
     batch_size: int = 1
     n_iter: int = 1
@@ -117,26 +121,48 @@ class Txt2Img(BaseModel):
 
 
 class Img2Img(Txt2Img):
-    """init_images: one picture, base64. mask: base64, white is drawn anew."""
+    """init_images: one picture, base64. mask: base64, white is drawn anew; the rest of what A1111 has for masks.
 
-    model_config = ConfigDict(extra="allow")
+    inpainting_fill: 0 the colours around, 1 the picture, 2 noise, 3 nothing. inpaint_full_res: draw the part around
+    the mask alone, as large as width and height say.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"prompt": "a red apple", "init_images": ["…"], "denoising_strength": 0.6}]},
+    )
 
     init_images: list[str] = Field(default_factory=list)
     mask: str | None = None
     mask_blur: float = 4.0
     resize_mode: int = 0
+    inpainting_fill: int = 0
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = 0
+    inpainting_mask_invert: bool = False
 
 
 def check_rest(request: Txt2Img) -> None:
     """Raise OptionError for what the request asks for and vaekit has not, and for what nobody has."""
     known = [*type(request).model_fields, *NEUTRAL, *IDLE]
     for name, value in (request.model_extra or {}).items():
-        if name in IDLE or (name in OF_A_MASK and not getattr(request, "mask", None)):
+        if name in IDLE:
             continue
         if name not in NEUTRAL:
             raise OptionError(unknown(name, known))
         if value not in NEUTRAL[name]:
             raise OptionError(f"{name}: vaekit has nothing for it; leave it out")
+
+
+def not_used(request: Txt2Img) -> dict[str, str]:
+    """What was sent, asks for something, and changed nothing, each with the reason."""
+    sent = request.model_dump(exclude_unset=True)
+    told = {name: why for name, why in IDLE.items() if sent.get(name) not in (*NOTHING, -1)}
+    if isinstance(request, Img2Img) and not request.mask:
+        told |= {name: "there is no mask" for name in OF_A_MASK if name in sent}
+    if isinstance(request, Txt2Img) and not isinstance(request, Img2Img) and not request.enable_hr:
+        told |= {name: "enable_hr is off" for name in ("hr_scale", "hr_upscaler", "denoising_strength") if name in sent}
+    return told
 
 
 def settings(request: Txt2Img, limits: Limits, own_side: int) -> Settings:
@@ -172,7 +198,7 @@ def settings(request: Txt2Img, limits: Limits, own_side: int) -> Settings:
         cfg=request.cfg_scale,
         seed=None if request.seed == -1 else request.seed,
         size=size,
-        sampler=request.sampler_name or "DPM++ 2M",
+        sampler=request.sampler_name or request.sampler_index or "DPM++ 2M",
         schedule=_schedule(request.scheduler),
         batch_size=request.batch_size,
         count=request.n_iter,
@@ -204,18 +230,29 @@ def change(request: Img2Img, folder: Path) -> Change:
         raise OptionError(f"resize_mode {request.resize_mode} is not possible; 0 stretch, 1 crop, 2 pad")
     if request.enable_hr:
         raise OptionError("enable_hr follows txt2img; a larger width and height do the same here")
+    if request.inpainting_fill not in FILLS:
+        raise OptionError(f"inpainting_fill {request.inpainting_fill} is not possible; 0 to 3")
     masked = None
     if request.mask:
         masked = folder / "mask"
         masked.write_bytes(picture_bytes(request.mask, "mask"))
     first = folder / "picture"
     first.write_bytes(picture_bytes(request.init_images[0], "init_images"))
-    return Change(
+    plain = Change(
         first,
         0.75 if request.denoising_strength is None else request.denoising_strength,
         RESIZE[request.resize_mode],  # type: ignore[arg-type]
         masked,
         blur=request.mask_blur,
+    )
+    if masked is None:
+        return plain
+    return replace(
+        plain,
+        invert=request.inpainting_mask_invert,
+        fill=FILLS[request.inpainting_fill],
+        area="masked" if request.inpaint_full_res else "whole",
+        margin=request.inpaint_full_res_padding,
     )
 
 
