@@ -19,10 +19,12 @@ from vaekit.cli import main
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--listen"], "--api-auth USER:PASSWORD"),
+        (["--listen"], "--api-auth or --ui-auth USER:PASSWORD"),
         (["--listen", "--api-auth", "me:"], "USER:PASSWORD"),
         (["--host", "0.0.0.0"], "--listen"),
         (["--no-auth"], "belongs to --listen"),
+        (["--listen", "--no-auth", "--ui-auth", "me:x"], "--no-auth lets everybody in"),
+        (["--allow-origin", "https://site/path"], "without a path"),
         (["--import-a1111", "nowhere.json"], "nowhere.json"),
     ],
 )

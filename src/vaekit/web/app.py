@@ -361,6 +361,12 @@ def _own(app: FastAPI, desk: Desk) -> None:
         told["line"] = f"{found.choice} → {found.name}: {found.reason}"
         return told
 
+    @app.get("/api/v1/languages")
+    def languages() -> dict[str, str]:
+        """The languages of the page, each with its own name for itself."""
+        files = sorted((PAGE / "texts").glob("*.json"))
+        return {file.stem: json.loads(file.read_text("utf-8"))["language.name"] for file in files}
+
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
