@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
 
+from vaekit import assets
 from vaekit.errors import OptionError, VaekitError
 from vaekit.generate import infotext
 from vaekit.generate.hashes import short_hash
@@ -359,6 +360,7 @@ def _own(app: FastAPI, desk: Desk) -> None:
         told = found.to_dict()
         told["hash"] = None if found.path is None or found.baked else short_hash(found.path)
         told["line"] = f"{found.choice} → {found.name}: {found.reason}"
+        told["only_bundled"] = set(desk.checkpoints()) == set(assets.bundled_checkpoints())
         return told
 
     @app.get("/api/v1/languages")

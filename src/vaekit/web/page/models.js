@@ -33,6 +33,8 @@ export const showModels = told(async () => {
   await showErrands();
 });
 
+const size = (one) => cell(one.size > 1e5 ? megabytes(one.size) : "", { className: "number" });
+
 function baked(one) {
   if (one.same_as.length) return cell(`= ${one.same_as[0]}`);
   return cell(element("span", { textContent: t(one.has_vae ? "models.baked.yes" : "models.baked.none") }));
@@ -58,7 +60,7 @@ function preference(one, vaes) {
 function drawCheckpoints(checkpoints, vaes) {
   table($("models-checkpoints"), [["checkpoint"], ["family"], ["size", "number"], ["models.baked"], ["models.preferred"], [""]],
     checkpoints.map((one) => [
-      cell(one.name), cell(one.family.join(", ")), cell(megabytes(one.size), { className: "number" }), baked(one), preference(one, vaes),
+      cell(one.name), cell(one.family.join(", ")), size(one), baked(one), preference(one, vaes),
       cell(one.has_vae ? button("models.extract", told(() => errand("extract", { checkpoint: one.name })), { className: "small" }) : "")]));
 }
 
@@ -66,7 +68,7 @@ function drawVaes(vaes) {
   table($("models-vaes"), [["vae"], ["family"], ["models.network"], ["models.dtype"], ["size", "number"], ["models.same"], ["models.where"], [""]],
     vaes.map((one) => [
       cell(one.name), cell(one.family.join(", ")), cell(one.network), cell(one.dtypes.join(", ")),
-      cell(megabytes(one.size), { className: "number" }), cell(one.same_as.join(", ")), cell(one.program),
+      size(one), cell(one.same_as.join(", ")), cell(one.program),
       cell(button("models.examine", told(() => examine(one.name)), { className: "small" }))]));
 }
 

@@ -32,7 +32,7 @@ function control(one) {
   const made = element("select", { multiple: one.type === "array", translate: false });
   const chosen = [].concat(one.value);
   const all = [...chosen.filter((name) => !one.choices.includes(name)), ...one.choices];
-  choose(made, all.map((name) => [name, name || t("option.bundled")]), chosen);
+  choose(made, all.map((name) => [name, name || t("option.first", { name: one.choices[0] ?? "–" })]), chosen);
   if (made.multiple) made.size = all.length;
   return made;
 }
@@ -120,7 +120,9 @@ export function tellResolution(found) {
 
 export async function tellVae() {
   try {
-    tellResolution(await ask("/api/v1/vae"));
+    const found = await ask("/api/v1/vae");
+    tellResolution(found);
+    $("bundled-only").hidden = !found.only_bundled;
   } catch (error) {
     tell(error.message, true);
   }

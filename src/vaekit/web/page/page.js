@@ -5,7 +5,7 @@ import { beginWith, fillDraw, setMode } from "./draw.js";
 import { showHistory } from "./history.js";
 import { sendToLab, showLab } from "./lab.js";
 import { showModels } from "./models.js";
-import { drawQuick, drawSettings, option, readOptions, tellVae } from "./options.js";
+import { drawQuick, drawSettings, readOptions, tellVae } from "./options.js";
 import { $, choose, droppable, element } from "./parts.js";
 import { speak, t } from "./texts.js";
 import { showWatch } from "./watch.js";
@@ -66,7 +66,6 @@ async function begin(language) {
     await Promise.all([fillDraw(), readOptions()]);
     drawQuick();
     drawSettings();
-    $("bundled-only").hidden = option("sd_model_checkpoint").choices.some((one) => one !== "mini-sd");
     await tellVae();
   } catch (error) {
     $("vae-line").textContent = error.message;
