@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -61,7 +60,8 @@ class History:
         """Keep a drawing, and `most` in all. A disk that takes nothing is told, and the drawing goes on."""
         if not most:
             return
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(seconds))}-{rest:08x}"
         vae = painter.resolution.name
         record = Record(
             name,
