@@ -87,7 +87,7 @@ def test_whatever_is_described_is_no_server_error(
 
         @given(data=st.data())
         @settings(
-            max_examples=4,
+            max_examples=15,
             deadline=None,
             derandomize=True,
             database=None,
