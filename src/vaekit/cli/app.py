@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
+from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, serve, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -53,4 +53,5 @@ app.command("prefer")(catalog.prefer)
 app.add_typer(latents.app, name="latents")
 app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
