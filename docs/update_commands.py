@@ -34,6 +34,7 @@ COMMANDS = (
     "train vae",
     "train diffusion",
     "doctor",
+    "serve",
     "demo",
 )
 

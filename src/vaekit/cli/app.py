@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, plan, train
+from vaekit.cli import (
+    baked,
+    catalog,
+    codec,
+    compare,
+    demo,
+    doctor,
+    generate,
+    info,
+    inspect,
+    latents,
+    plan,
+    serve,
+    train,
+)
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -54,4 +68,5 @@ app.command("prefer")(catalog.prefer)
 app.add_typer(latents.app, name="latents")
 app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)

@@ -34,7 +34,7 @@ from vaekit.generate.pictures import Subject, prepare
 from vaekit.generate.prompts import listen
 from vaekit.generate.samplers import make
 from vaekit.generate.sampling import Guidance, Interrupted, Kept, Watch, draws, noise, sample
-from vaekit.generate.settings import LIMIT, Change, Hires, Settings
+from vaekit.generate.settings import LIMIT, Change, Fill, Hires, Settings
 from vaekit.latents import Latents
 from vaekit.loading import load
 from vaekit.vae import VAE
@@ -137,7 +137,7 @@ class Painter:
             raise FileError(f"{missing}: no such LoRA file")
         resolution = resolve(path, as_asked(vae), library=library, fetch=pull_entry)
         log.info("VAE: %s, because %s", resolution.name, resolution.reason)
-        loaded = _load_vae(resolution, device, vae_dtype)
+        loaded = load_resolved(resolution, device, vae_dtype)
         name = path.name if path.is_dir() else path.stem
         model = load_model(
             path, name=name, config=_configuration(config), prediction=prediction, device=device, dtype=dtype
@@ -184,7 +184,9 @@ class Painter:
         prompt, negative = listen(self.model, settings.prompt, settings.negative, clip_skip=self._clip_skip(settings))
         guidance = Guidance(prompt, negative, settings.cfg, size)
         final = self._final_vae(settings)
-        encoded = None if subject is None else self._encode(self._vae(settings.seamless), subject.picture)
+        encoded = (
+            None if subject is None else self._encode(self._vae(settings.seamless), subject.filled or subject.picture)
+        )
         for number in range(settings.count):
             first = settings.seed + number * settings.batch_size
             seeds = [first + i for i in range(settings.batch_size)]
@@ -221,12 +223,21 @@ class Painter:
             cells = subject.cells(self.vae.family.downscale)
             mask = None if cells is None else cells.to(encoded)
             batch = encoded.expand(len(seeds), -1, -1, -1)
-            return self._again(settings, guidance, batch, generators, change.strength, settings.steps, watch, mask=mask)
+            begin = batch if mask is None else self._refilled(change.fill, batch, mask, generators)
+            return self._again(
+                settings, guidance, begin, generators, change.strength, settings.steps, watch, mask=mask, kept=batch
+            )
         width, height = (side // self.vae.family.downscale for side in guidance.size)
         scheduler = make(*settings.chosen(), self.model.scheduler, settings.steps, self.model.device)
         x = noise(generators, (self.model.channels, height, width), self.model) * scheduler.init_noise_sigma
         z = sample(self.model, scheduler, guidance, x, generators, watch=watch)
         return z if settings.hires is None else self._hires(settings, settings.hires, guidance, z, generators, watch)
+
+    def _refilled(self, fill: Fill, z: Tensor, mask: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Latents with noise, or 0, where something is to be drawn anew."""
+        if fill == "noise":
+            return (1 - mask) * z + mask * noise(generators, (z.shape[1], z.shape[2], z.shape[3]), self.model)
+        return (1 - mask) * z if fill == "nothing" else z
 
     def _again(
         self,
@@ -239,9 +250,13 @@ class Painter:
         watch: Sequence[Watch],
         *,
         mask: Tensor | None = None,
+        kept: Tensor | None = None,
         part: str = "",
     ) -> Tensor:
-        """Add noise to latents in model space, and take the last steps of the sampler (SDEdit, Meng et al. 2022)."""
+        """Add noise to latents in model space, and take the last steps of the sampler (SDEdit, Meng et al. 2022).
+
+        kept: what stays outside the mask, z itself unless given.
+        """
         taken = max(1, int(steps * strength)) if strength else 0
         if not taken:
             return z
@@ -251,8 +266,8 @@ class Painter:
             scheduler.set_begin_index(begin)
         added = noise(generators, (z.shape[1], z.shape[2], z.shape[3]), self.model)
         x = scheduler.add_noise(z, added, scheduler.timesteps[begin : begin + 1].repeat(len(z)))
-        kept = None if mask is None else Kept(z, mask)
-        return sample(self.model, scheduler, guidance, x, generators, begin=begin, kept=kept, watch=watch, part=part)
+        stays = None if mask is None else Kept(z if kept is None else kept, mask)
+        return sample(self.model, scheduler, guidance, x, generators, begin=begin, kept=stays, watch=watch, part=part)
 
     def _hires(
         self,
@@ -305,7 +320,7 @@ class Painter:
         if id(vae) not in self._seamless:
             resolution = self.resolution if vae is self.vae else next(r for v, r in self._others.values() if v is vae)
             placement = vae.placement
-            self._seamless[id(vae)] = _load_vae(resolution, placement.device, placement.decode_dtype, "circular")
+            self._seamless[id(vae)] = load_resolved(resolution, placement.device, placement.decode_dtype, "circular")
         return self._seamless[id(vae)]
 
     def _final_vae(self, settings: Settings) -> VAE:
@@ -317,7 +332,7 @@ class Painter:
             library = self._library or scan()
             found = resolve(self.model.path, as_asked(wanted), library=library, fetch=pull_entry)
             log.info("VAE of the hires pass: %s, because %s", found.name, found.reason)
-            loaded = _load_vae(found, self.vae.placement.device, self.vae.placement.decode_dtype)
+            loaded = load_resolved(found, self.vae.placement.device, self.vae.placement.decode_dtype)
             _check_fits(self.model, loaded)
             self._others[wanted] = loaded, found
         return self._vae(settings.seamless, self._others[wanted][0])
@@ -343,7 +358,7 @@ class Painter:
         }
         if change is not None:
             told |= {"Denoising strength": f"{change.strength:g}"}
-            told |= {"Mask blur": f"{change.blur:g}"} if change.mask is not None else {}
+            told |= {} if change.mask is None else _mask_told(change)
         if settings.hires is not None:
             told |= _hires_told(settings.hires)
         told |= {"Clip skip": settings.clip_skip} if settings.clip_skip else {}
@@ -355,6 +370,17 @@ class Painter:
         told |= {"Interrupted at step": interrupted} if interrupted else {}
         told |= {"RNG": "CPU", "Version": f"vaekit {version()}"}
         return Infotext(settings.prompt, settings.negative, {name: str(value) for name, value in told.items()})
+
+
+def _mask_told(change: Change) -> dict[str, object]:
+    """In A1111's words, and only where it is not the usual."""
+    told: dict[str, object] = {"Mask blur": f"{change.blur:g}"}
+    told |= {"Mask mode": "Inpaint not masked"} if change.invert else {}
+    named = {"surroundings": "fill", "noise": "latent noise", "nothing": "latent nothing"}
+    told |= {"Masked content": named[change.fill]} if change.fill in named else {}
+    if change.area == "masked":
+        told |= {"Inpaint area": "Only masked", "Masked area padding": change.margin}
+    return told
 
 
 def _hires_told(hires: Hires) -> dict[str, object]:
@@ -374,7 +400,10 @@ def _vae_hash(resolution: Resolution, vae: VAE) -> str:
     return short_hash(resolution.path)
 
 
-def _load_vae(resolution: Resolution, device: str | torch.device, dtype: Dtype | None, padding: Any = None) -> VAE:
+def load_resolved(
+    resolution: Resolution, device: str | torch.device = "auto", dtype: Dtype | None = None, padding: Any = None
+) -> VAE:
+    """The VAE that `catalog.resolve` settled on. Raises FileError where it is not here, and what `load` raises."""
     if resolution.path is None:
         raise FileError(f"{resolution.name} is not on this disk; vaekit vae pull {resolution.name} fetches it")
     family = resolution.families[0] if len(resolution.families) == 1 else None

@@ -14,6 +14,8 @@ from vaekit.generate.samplers import AUTOMATIC, Sampler, Schedule, choose
 
 Resize = Literal["stretch", "crop", "pad"]
 Upscaler = Literal["latent", "pixel"]
+Fill = Literal["original", "surroundings", "noise", "nothing"]
+Area = Literal["whole", "masked"]
 
 MOST_PIXELS = 1 << 26
 """8192×8192."""
@@ -125,6 +127,10 @@ class Change:
     blur: float = 4.0
     untouched: bool = True
     alpha: str = "white"
+    invert: bool = False
+    fill: Fill = "original"
+    area: Area = "whole"
+    margin: int = 32
 
     def __post_init__(self) -> None:
         check_strength(self.strength, "strength")
@@ -132,6 +138,17 @@ class Change:
             raise OptionError(f"no way to resize is called {self.resize!r}; there are {', '.join(get_args(Resize))}")
         if not 0 <= self.blur <= 512:
             raise OptionError(f"a mask blur of {self.blur:g} pixels is not possible; 0 to 512")
+        if self.fill not in get_args(Fill):
+            raise OptionError(f"no fill is called {self.fill!r}; there are {', '.join(get_args(Fill))}")
+        if self.area not in get_args(Area):
+            raise OptionError(f"no area is called {self.area!r}; there are {', '.join(get_args(Area))}")
+        if not 0 <= self.margin <= LONGEST:
+            raise OptionError(f"a margin of {self.margin} pixels is not possible; 0 to {LONGEST}")
+        idle = self.mask is None and (self.invert or self.fill != "original" or self.area != "whole")
+        if idle:
+            raise OptionError("invert, fill and area are of a mask, and there is none")
+        if self.area == "masked" and not self.untouched:
+            raise OptionError("what is drawn around the mask alone is put back into the picture as it was")
 
 
 def check_strength(strength: float, called: str) -> None:
