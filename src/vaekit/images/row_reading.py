@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ LARGE = 1 << 24
 class RowPicture:
     """A TIFF of grey or RGB, 8 or 16 bits, in strips or tiles. Made by `open_rows`; a context."""
 
-    def __init__(self, tiff: Any, name: str):
-        self._tiff, self._name = tiff, name
+    def __init__(self, tiff: Any, file: BinaryIO, name: str):
+        self._tiff, self._file, self._name = tiff, file, name
         self._page = tiff.pages[0]
         self.size: tuple[int, int] = self._page.imagewidth, self._page.imagelength
         self._white = float(2**self._page.bitspersample - 1)
@@ -33,8 +33,8 @@ class RowPicture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tiff.filehandle.close()
         self._tiff.close()
+        self._file.close()
 
     def read(self, first: int, out: Tensor) -> None:
         """Fill `out` [n, width or more, 3] with rows in [-1, 1]; beyond right and bottom edge it is reflected."""
@@ -89,7 +89,7 @@ def open_rows(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIX
         page: Any = tiff.pages[0]
         if _readable(page):
             check_pixels(name, page.imagewidth, page.imagelength, max_pixels)
-            return RowPicture(tiff, name)
+            return RowPicture(tiff, file, name)
     except PictureError:
         file.close()
         raise

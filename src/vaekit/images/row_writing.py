@@ -43,8 +43,8 @@ class RowFile:
             self._file.truncate()
             self._rows, self._end = self._kind(self._file, self.size), 0
         assert self._rows is not None and first == self._end, "rows come from top to bottom"
-        rows = rows[: max(0, height - first), :width]
         self._end += rows.shape[0]
+        rows = rows[: max(0, height - first), :width]
         at_once = max(1, BLOCK // (3 * width))
         for start in range(0, rows.shape[0], at_once):
             some = rows[start : start + at_once]
@@ -53,7 +53,7 @@ class RowFile:
             self._rows.add(to_levels(some).cpu().numpy())
 
     def finish(self) -> None:
-        assert self._rows is not None and self._end == self.size[1], "rows are missing"
+        assert self._rows is not None and self._end >= self.size[1], "rows are missing"
         self._rows.finish()
 
 
