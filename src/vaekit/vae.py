@@ -51,7 +51,10 @@ class VAE:
         self._decoder = self._half("decode", placement.decode_dtype) if config.has_decoder else None
 
     def _half(self, direction: Literal["encode", "decode"], dtype: torch.dtype) -> Half:
-        return Half(direction, self.config, self._state, dtype=dtype, device=self.placement.device)
+        placement = self.placement
+        return Half(
+            direction, self.config, self._state, dtype=dtype, device=placement.device, engine=placement.engine
+        )
 
     @property
     def can_encode(self) -> bool:
