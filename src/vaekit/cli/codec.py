@@ -37,6 +37,7 @@ def encode(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -50,7 +51,7 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
@@ -81,6 +82,7 @@ def decode(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -92,7 +94,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
@@ -126,6 +128,7 @@ def roundtrip(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -139,7 +142,7 @@ def roundtrip(
 
     paths = images.find(pictures)
     goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
