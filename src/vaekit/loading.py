@@ -63,9 +63,7 @@ def load(
     weights = read(path, decoder=None if decoder is None else find(decoder))
     weights = replace(weights, identity=_with_padding(weights.identity, padding))
     name = str(source) if str(source) in assets.bundled_models() else path.name
-    config = weights.identity.config
-    placement = placement.suited_to(config.kind)
-    vae = VAE(name, _settle_family(name, weights, family), config, weights.state, placement)
+    vae = VAE(name, _settle_family(name, weights, family), weights.identity.config, weights.state, placement)
     log.info("%s", vae.describe())
     return vae
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import vaekit
 from vaekit import assets, images
-from vaekit.engine.fast import fused
+from vaekit.engine.fast import fused, openvino
 from vaekit.engine.fast.folding import enlarge, fold
 from vaekit.engine.half import Direction, Half
 from vaekit.engine.placement import Engine, computes_in_bfloat16
@@ -139,3 +139,35 @@ def test_the_engine_is_chosen_told_and_refused() -> None:
     assert "plain network" not in vaekit.load("mini", engine="torch").describe()
     with pytest.raises(OptionError, match="reference"):
         vaekit.load("mini", engine="warp")
+
+
+@pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
+@settings(max_examples=12, deadline=None)
+@given(
+    config=st.sampled_from([c for c in NETWORKS if not isinstance(c, KLConfig) or c.padding_mode == "zeros"]),
+    batch=st.integers(1, 3),
+    height=SIDES,
+    width=SIDES,
+)
+def test_openvino_gives_what_the_plain_network_gives(
+    config: NetworkConfig, batch: int, height: int, width: int
+) -> None:
+    z, x = noise(batch, 4, height, width), noise(batch, 3, 4 * height, 4 * width)
+    torch.testing.assert_close(
+        half(config, "decode", "openvino").decode(z),
+        half(config, "decode", "reference").decode(z),
+        rtol=1e-4,
+        atol=5e-5,
+    )
+    fast, plain = half(config, "encode", "openvino").encode(x), half(config, "encode", "reference").encode(x)
+    torch.testing.assert_close(fast.mean, plain.mean, rtol=1e-4, atol=5e-5)
+
+
+def test_openvino_refuses_what_it_cannot_run() -> None:
+    if not openvino.available():
+        with pytest.raises(OptionError, match="not installed"):
+            vaekit.load("mini", engine="openvino")
+        return
+    with pytest.raises(OptionError, match="padding"):
+        vaekit.load("mini", engine="openvino", padding="reflect")
+    assert "OpenVINO" in vaekit.load("mini", engine="openvino").describe()

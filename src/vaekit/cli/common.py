@@ -28,7 +28,7 @@ Padding = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="auto; torch; reference: the plain network, nothing optimised.")
+    str, typer.Option("--engine", help="auto, torch, openvino; reference: the plain network, not optimised.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from vaekit.engine.fast import openvino
 from vaekit.engine.fast.whole import Whole
 from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
@@ -89,8 +90,15 @@ class Half:
     def whole(self) -> Callable[[Tensor], Tensor]:
         """What runs pictures in one piece: [B, C, H, W] -> [B, C', H', W'], made when it is first needed."""
         if self._whole is None:
-            self._whole = _reference(self.network) if self.engine == "reference" else Whole(self.network, self.line)
+            self._whole = self._make_whole()
         return self._whole
+
+    def _make_whole(self) -> Callable[[Tensor], Tensor]:
+        if self.engine == "reference":
+            return _reference(self.network)
+        if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
+            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+        return Whole(self.network, self.line)
 
     @property
     def line(self) -> Line:
@@ -212,13 +220,17 @@ class Half:
         self._network = self._whole = None
 
     def _build(self) -> Network:
-        with torch.device("meta"):
-            network: Network = KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
+        network = self._bare()
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
             state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
         return network.eval().requires_grad_(False)
+
+    def _bare(self) -> Network:
+        """The plain network without weights."""
+        with torch.device("meta"):
+            return KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
 
     def _placed(self, name: str, tensor: Tensor) -> Tensor:
         if name.startswith("bn."):

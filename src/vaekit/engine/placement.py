@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 import torch
 
+from vaekit.engine.fast import openvino
 from vaekit.errors import OptionError
+from vaekit.networks.config import KLConfig, NetworkConfig
 
 DTYPES = {
     "float32": torch.float32,
@@ -19,8 +21,8 @@ DTYPES = {
 }
 
 Dtype = str | torch.dtype
-Engine = Literal["torch", "reference"]
-"""torch: the optimised PyTorch path; reference: the plain network."""
+Engine = Literal["auto", "torch", "openvino", "reference"]
+"""auto: settled when the network is known; torch: the optimised PyTorch path; openvino: an OpenVINO graph; reference: the plain network."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,26 @@ class Placement:
     engine: Engine = "torch"
     asked: bool = True
 
-    def suited_to(self, kind: str) -> Placement:
-        """The same for a network of this kind: a tiny encoder comes out below 50 dB in bfloat16 (taef2: 49.6)."""
-        if self.asked or self.device.type != "cpu" or kind != "tiny" or self.encode_dtype == torch.float32:
-            return self
-        return replace(self, encode_dtype=torch.float32, why=f"{self.why}, which tiny encoders would not be")
+    def suited_to(self, config: NetworkConfig) -> Placement:
+        """The same for a network of this kind. Raises OptionError where the engine asked for cannot run it.
+
+        A tiny encoder comes out below 50 dB in bfloat16 (taef2's latents: 49.6).
+        """
+        placement = self
+        if self.engine == "auto":
+            placement = replace(self, engine="openvino" if _openvino_is_faster(config, self) else "torch")
+        elif self.engine == "openvino" and not _openvino_runs(config, self):
+            raise OptionError(
+                "OpenVINO runs networks with zeros as padding in float32 or bfloat16; engine torch runs it"
+            )
+        if self.asked or self.device.type != "cpu" or config.kind != "tiny" or self.encode_dtype == torch.float32:
+            return placement
+        return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, which tiny encoders would not be")
 
     def __str__(self) -> str:
         encode, decode = (str(d).removeprefix("torch.") for d in (self.encode_dtype, self.decode_dtype))
         dtypes = encode if encode == decode else f"{encode} to encode and {decode} to decode"
-        engine = {"torch": "", "reference": ", plain network"}[self.engine]
+        engine = {"torch": "", "openvino": " with OpenVINO", "reference": ", plain network"}.get(self.engine, "")
         return f"{self.device}, {dtypes}{engine} ({self.why})"
 
 
@@ -102,12 +114,26 @@ def _pick_device(device: str | torch.device) -> torch.device:
 
 
 def _pick_engine(engine: str, device: torch.device) -> Engine:
-    """On a GPU the plain network stays until the fast path is measured there."""
-    if engine not in ("auto", *get_args(Engine)):
-        raise OptionError(f"no engine is called {engine!r}; there are auto, {', '.join(get_args(Engine))}")
-    if engine != "auto":
-        return engine  # type: ignore[return-value]
-    return "torch" if device.type == "cpu" else "reference"
+    """On a GPU the plain network stays until the fast path is measured there; on a CPU the network decides."""
+    if engine not in get_args(Engine):
+        raise OptionError(f"no engine is called {engine!r}; there are {', '.join(get_args(Engine))}")
+    if engine == "auto" and device.type != "cpu":
+        return "reference"
+    if engine == "openvino" and device.type != "cpu":
+        raise OptionError(f"OpenVINO runs on the CPU here, not on {device}")
+    if engine == "openvino" and not openvino.available():
+        raise OptionError("OpenVINO is not installed: pip install 'vaekit[openvino]'")
+    return engine  # type: ignore[return-value]
+
+
+def _openvino_runs(config: NetworkConfig, placement: Placement) -> bool:
+    zeros = not isinstance(config, KLConfig) or config.padding_mode == "zeros"
+    return zeros and {placement.encode_dtype, placement.decode_dtype} <= openvino.HINTS.keys()
+
+
+def _openvino_is_faster(config: NetworkConfig, placement: Placement) -> bool:
+    """Measured: tiny networks by a quarter; kl ones as fast as in PyTorch and with more memory (docs/performance.md)."""
+    return config.kind == "tiny" and openvino.available() and _openvino_runs(config, placement)
 
 
 def _default_dtypes(device: torch.device, engine: Engine) -> tuple[torch.dtype, torch.dtype, str]:

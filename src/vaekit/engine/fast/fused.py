@@ -20,8 +20,7 @@ def convolve(
 ) -> Tensor:
     """x: [B, C, H, W] -> [B, out, H', W'], with ReLU where asked."""
     if relu and _fusing(x):
-        arguments = ([*pad], [stride] * 2, [1, 1], 1)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *arguments, "relu", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [*pad], [stride] * 2, [1, 1], 1, "relu", [], "")
     out = F.conv2d(x, weight, bias, stride=stride, padding=pad)
     return out.relu_() if relu else out
 
@@ -50,10 +49,14 @@ def _works(dtype: torch.dtype) -> bool:
     try:
         one = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *asked, "relu", [], "")
         into = x.clone()
-        more = (*asked, "add", 1.0, "relu", [], None)
-        two = torch.ops.mkldnn._convolution_pointwise_.binary(into, x, weight, bias, *more)
+        two = torch.ops.mkldnn._convolution_pointwise_.binary(
+            into, x, weight, bias, *asked, "add", 1.0, "relu", [], None
+        )
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     plain = F.conv2d(x, weight, bias)
-    near = {"rtol": 2e-2, "atol": 2e-2}
-    return torch.allclose(one, plain.relu(), **near) and torch.allclose(two, (x + plain).relu(), **near)
+    return _near(one, plain.relu()) and _near(two, (x + plain).relu())
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=2e-2, atol=2e-2)
