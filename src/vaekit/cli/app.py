@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
+from vaekit.cli import baked, bench, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, train
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -54,3 +54,4 @@ app.add_typer(latents.app, name="latents")
 app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)

@@ -22,7 +22,7 @@ DTYPES = {
 
 Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
-"""auto: settled when the network is known; torch: the optimised PyTorch path; openvino: an OpenVINO graph; reference: the plain network."""
+"""auto: settled with the network; torch: optimised PyTorch; openvino: its graph; reference: the plain network."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _openvino_runs(config: NetworkConfig, placement: Placement) -> bool:
 
 
 def _openvino_is_faster(config: NetworkConfig, placement: Placement) -> bool:
-    """Measured: tiny networks by a quarter; kl ones as fast as in PyTorch and with more memory (docs/performance.md)."""
+    """Tiny networks by a quarter; kl ones are as fast in PyTorch, and take less memory there."""
     return config.kind == "tiny" and openvino.available() and _openvino_runs(config, placement)
 
 
