@@ -7,6 +7,7 @@ uses. Where they are missing, the same is done one after the other, in place.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ def add_convolved(
 ) -> Tensor:
     """into += convolution of x, then ReLU where asked; `into` is written over and given back."""
     if _fusing(x) and into.is_contiguous(memory_format=torch.channels_last):
-        arguments = ([*pad], [1, 1], [1, 1], 1, "add", 1.0, "relu" if relu else None, [], None)
+        arguments: tuple[Any, ...] = ([*pad], [1, 1], [1, 1], 1, "add", 1.0, "relu" if relu else None, [], None)
         return torch.ops.mkldnn._convolution_pointwise_.binary(into, x, weight, bias, *arguments)
     into += F.conv2d(x, weight, bias, padding=pad)
     return into.relu_() if relu else into
