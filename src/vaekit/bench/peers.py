@@ -110,7 +110,7 @@ def _diffusers(subject: Subject, dtype: torch.dtype, *, last: bool = True) -> Ru
 def _compiled(subject: Subject) -> Runs:
     module: Any = _Direction(subject)
     module = module.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-    compiled = torch.compile(module)
+    compiled: Any = torch.compile(module)
     return lambda x: compiled(x.bfloat16()).float()
 
 

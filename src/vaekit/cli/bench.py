@@ -40,7 +40,7 @@ def bench(
     Example: vaekit bench --quick -o bench/
     """
     from vaekit.bench import Settings, run
-    from vaekit.bench.run import COLUMNS, cells, write
+    from vaekit.bench.measuring import COLUMNS, cells, write
 
     common.refuse_idle({"--kind": (vae is not None and kind != "kl", "the VAE tells its own")})
     chosen = tuple(direction or ("decode", "encode"))
