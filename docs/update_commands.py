@@ -35,6 +35,7 @@ COMMANDS = (
     "train diffusion",
     "doctor",
     "demo",
+    "bench",
 )
 
 INTRODUCTION = """# Commands
