@@ -36,6 +36,7 @@ COMMANDS = (
     "doctor",
     "serve",
     "demo",
+    "bench",
 )
 
 INTRODUCTION = """# Commands

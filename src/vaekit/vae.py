@@ -52,13 +52,14 @@ class VAE:
         self.name = name
         self.family = family
         self.config = config
-        self.placement = placement
+        self.placement = placement = placement.suited_to(config)
         self._state = state
         self._encoder = self._half("encode", placement.encode_dtype) if config.has_encoder else None
         self._decoder = self._half("decode", placement.decode_dtype) if config.has_decoder else None
 
     def _half(self, direction: Literal["encode", "decode"], dtype: torch.dtype) -> Half:
-        return Half(direction, self.config, self._state, dtype=dtype, device=self.placement.device)
+        placement = self.placement
+        return Half(direction, self.config, self._state, dtype=dtype, device=placement.device, engine=placement.engine)
 
     @property
     def can_encode(self) -> bool:
@@ -161,7 +162,7 @@ class VAE:
 
     def _to_model_space(self, raw: Tensor) -> Tensor:
         assert self._encoder is not None
-        folded = self._encoder.network.fold(raw)
+        folded = self._encoder.network.fold(raw) if self.config.patch_size > 1 else raw
         return self.family.scale(folded) if isinstance(self.config, KLConfig) else folded
 
     # Latents to pictures
@@ -296,7 +297,7 @@ class VAE:
     def _to_raw(self, tensor: Tensor) -> Tensor:
         assert self._decoder is not None
         unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
-        return self._decoder.network.unfold(unscaled)
+        return self._decoder.network.unfold(unscaled) if self.config.patch_size > 1 else unscaled
 
     # How much that takes
 

@@ -8,6 +8,7 @@ import typer
 
 from vaekit.cli import (
     baked,
+    bench,
     catalog,
     codec,
     compare,
@@ -70,3 +71,4 @@ app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)

@@ -38,6 +38,7 @@ def encode(
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -51,7 +52,7 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
@@ -84,6 +85,7 @@ def decode(
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -95,7 +97,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
@@ -135,6 +137,7 @@ def roundtrip(
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -148,7 +151,7 @@ def roundtrip(
 
     paths = images.find(pictures)
     goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 

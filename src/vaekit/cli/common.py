@@ -29,6 +29,9 @@ Padding = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="auto, torch, openvino; reference: the plain network, not optimised.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -43,12 +46,19 @@ Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, 
 
 
 def load_vae(
-    source: str, decoder: str | None, family: str | None, padding: str | None, device: str, dtype: str | None
+    source: str,
+    decoder: str | None,
+    family: str | None,
+    padding: str | None,
+    device: str,
+    dtype: str | None,
+    engine: str = "auto",
 ) -> VAE:
     """The VAE that the shared options name."""
     from vaekit.loading import load
 
-    return load(source, decoder=decoder, family=family, padding=padding, device=device, dtype=dtype)  # type: ignore[arg-type]
+    places = {"device": device, "dtype": dtype, "engine": engine}
+    return load(source, decoder=decoder, family=family, padding=padding, **places)  # type: ignore[arg-type]
 
 
 def picture_options(alpha: str, max_pixels: int | None) -> dict[str, Any]:

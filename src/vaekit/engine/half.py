@@ -12,6 +12,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from vaekit.engine.fast import openvino
+from vaekit.engine.fast.whole import Whole
+from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
 from vaekit.engine.strips.budget import Budget, rounded_up
 from vaekit.engine.strips.line import Line, line
@@ -70,13 +73,37 @@ class Half:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        engine: Engine = "torch",
     ):
         self.direction = direction
         self.config = _one_half(config, direction)
         self._state = {name: state[name] for name in self.config.shapes()}
         self.device = device
         self.dtype = dtype
-        self.network = self._build()
+        self.engine = engine
+        self._network: Network | None = None
+        self._whole: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def network(self) -> Network:
+        """The plain network, built when it is first needed."""
+        if self._network is None:
+            self._network = self._build()
+        return self._network
+
+    @property
+    def whole(self) -> Callable[[Tensor], Tensor]:
+        """What runs pictures in one piece: [B, C, H, W] -> [B, C', H', W'], made when it is first needed."""
+        if self._whole is None:
+            self._whole = self._make_whole()
+        return self._whole
+
+    def _make_whole(self) -> Callable[[Tensor], Tensor]:
+        if self.engine == "reference":
+            return _reference(self.network)
+        if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
+            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+        return Whole(self.network, self.line)
 
     @property
     def line(self) -> Line:
@@ -175,10 +202,11 @@ class Half:
 
     def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink) -> None:
         batch, height, width = shape
-        x = torch.empty((batch, self.line.steps[0].channels, height, width), dtype=self.dtype, device=self.device)
+        x = torch.empty((batch, height, width, self.line.steps[0].channels), dtype=self.dtype, device=self.device)
         for picture in range(batch):
-            source(picture, 0, x[picture].permute(1, 2, 0))
-        result = _decode(self.network, x) if self.direction == "decode" else _encode(self.network, x)
+            source(picture, 0, x[picture])
+        x = x.permute(0, 3, 1, 2)
+        result = self.whole(x.contiguous() if self.engine == "reference" else x)
         for picture in range(batch):
             self._hand_on(sink, picture, 0, result[picture].permute(1, 2, 0))
 
@@ -210,19 +238,27 @@ class Half:
             self.direction,
         )
         self.dtype = torch.float32
-        self.network = self._build()
+        self._network = self._whole = None
 
     def _build(self) -> Network:
-        with torch.device("meta"):
-            network: Network = KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
+        network = self._bare()
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
-            state = {
-                name: tensor.to(self.device, torch.float32 if name.startswith("bn.") else self.dtype)
-                for name, tensor in self._state.items()
-            }
+            state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
         return network.eval().requires_grad_(False)
+
+    def _bare(self) -> Network:
+        """The plain network without weights."""
+        with torch.device("meta"):
+            return KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
+
+    def _placed(self, name: str, tensor: Tensor) -> Tensor:
+        if name.startswith("bn."):
+            return tensor.to(self.device, torch.float32)
+        if tensor.ndim == 4 and tensor.dtype != self.dtype and self.engine != "reference":
+            return tensor.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return tensor.to(self.device, self.dtype)
 
 
 class _Overflow(Exception):
@@ -247,13 +283,16 @@ def rows_into(x: Tensor) -> Sink:
     return sink
 
 
-def _encode(network: Network, x: Tensor) -> Tensor:
-    moments = network.moments(x)
-    return moments.mean if moments.logvar is None else torch.cat([moments.mean, moments.logvar], dim=1)
+def _reference(network: Network) -> Callable[[Tensor], Tensor]:
+    """The plain network of one half as it stands; an encoder's mean and log-variance come stacked."""
+    if network.decoder is not None:
+        return network.decode
 
+    def encode(x: Tensor) -> Tensor:
+        moments = network.moments(x)
+        return moments.mean if moments.logvar is None else torch.cat([moments.mean, moments.logvar], dim=1)
 
-def _decode(network: Network, z: Tensor) -> Tensor:
-    return network.decode(z)
+    return encode
 
 
 def _too_little(direction: Direction, task: planning.Task, budget: Budget) -> OptionError | ResourceError:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.engine.fast.folding import quarters
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
@@ -226,7 +226,7 @@ class Runner:
             slab[:, 0] = 0
             slab[:, -1] = 0
         if place not in self._weights:
-            self._weights[place] = _folded(conv.weight)
+            self._weights[place] = quarters(conv.weight)
         n, width = last - first, slab.shape[1] - 2
         out = slab.new_empty((n, 2, width, 2, step.channels))
         for down in (0, 1):
@@ -327,17 +327,6 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, pa
     """A convolution of rows [n, width, channels], padded with zeros at the sides only."""
     out = F.conv2d(x.permute(2, 0, 1).unsqueeze(0), weight, bias, stride=stride, padding=(0, pad))
     return out.squeeze(0).permute(1, 2, 0).contiguous()
-
-
-def _folded(weight: Tensor) -> Tensor:
-    """The four 2×2 kernels [4, out, in, 2, 2] of a 3×3 kernel after an enlargement, channels innermost in memory."""
-    out, channels = weight.shape[:2]
-    folded = weight.new_empty((2, 2, out, 2, 2, channels))
-    shares = (((0,), (1, 2)), ((0, 1), (2,)))
-    for down, right, row, column in product((0, 1), repeat=4):
-        rows, columns = shares[down][row], shares[right][column]
-        folded[down, right, :, row, column] = weight[:, :, rows][:, :, :, columns].float().sum((2, 3))
-    return folded.permute(0, 1, 2, 5, 3, 4).flatten(0, 1)
 
 
 def _mirror(slab: Tensor, over: Rows) -> None:
