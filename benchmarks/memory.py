@@ -4,6 +4,7 @@
     python benchmarks/memory.py exact --pictures PHOTOS  # against one piece, beside diffusers' tiling
     python benchmarks/memory.py peak --sizes 1024x1024,8192x1024 --dtype bfloat16
     python benchmarks/memory.py time --sizes 1024x1024
+    python benchmarks/memory.py picture                  # docs/images/memory-plan.svg
 
 `peak` and `time` decode random latents with a VAE of SD 1.x's architecture and random
 weights, each run in a process of its own whose peak resident memory (VmHWM) is read from
@@ -27,11 +28,12 @@ from typing import Any
 SHARES = (2, 4, 8, 16)
 GIB = 2**30
 BUNDLED = "mini"
+TILE = 256
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=["all", "exact", "peak", "time"], default="all")
+    parser.add_argument("part", nargs="?", choices=["all", "exact", "peak", "time", "picture"], default="all")
     parser.add_argument("--pictures", nargs="*", default=[], help="for `exact`; else the bundled samples, enlarged")
     parser.add_argument("--sizes", default="1024x1024,2048x2048,8192x1024,4096x4096", help="width x height, in pixels")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="budgets: one piece divided by each")
@@ -45,6 +47,8 @@ def main() -> int:
         child(json.loads(options.child))
         return 0
     code = 0
+    if options.part == "picture":
+        picture((4096, 4096), "2GiB", Path("docs/images/memory-plan.svg"))
     if options.part in ("all", "exact"):
         exact(options.pictures)
     if options.part in ("all", "peak", "time"):
@@ -232,7 +236,88 @@ def mib(count: float) -> str:
 
 
 def exact(pictures: list[str]) -> None:
-    raise SystemExit("not yet")
+    """Bundled weights and real pictures: strips at an eighth, and diffusers' tiles, against one piece."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    import vaekit
+    from vaekit import assets, images
+
+    wide, narrow = (vaekit.load(BUNDLED, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    tiled = AutoencoderKL.from_pretrained(assets.model_folder(BUNDLED))
+    tiled.enable_tiling()
+    tiled.tile_latent_min_size, tiled.tile_sample_min_size = TILE // 8, TILE
+    print(f"\n{BUNDLED}, against float32 in one piece; diffusers' tiles of {TILE} pixels")
+    print(f"{'picture':<24}  strips: difference     dB   bfloat16: whole    strips    tiles: difference     dB")
+    for path in images.find(pictures) if pictures else assets.sample_photos():
+        z = wide.encode(path, memory=1 << 50)
+        whole = wide.decode(z, output="tensor", memory=1 << 50)
+        budget = wide.forecast(z.size, memory=1 << 50, output="tensor").memory // 8
+        strips = wide.decode(z, output="tensor", memory=budget)
+        halves = [narrow.decode(z, output="tensor", memory=memory) for memory in (1 << 50, budget)]
+        with torch.inference_mode():
+            raw = tiled.decode(z.tensor / tiled.config.scaling_factor).sample
+        cut = raw[..., : z.size[1], : z.size[0]].clamp(-1, 1)
+        print(
+            f"{path.name[:24]:<24} {far(strips, whole):22.1e} {decibel(strips, whole):6.1f}"
+            f" {decibel(halves[0], whole):20.2f} {decibel(halves[1], whole):9.2f}"
+            f" {far(cut, whole):18.3f} {decibel(cut, whole):7.1f}",
+            flush=True,
+        )
+
+
+def far(one: Any, other: Any) -> float:
+    """The largest difference, of the range [-1, 1]."""
+    return float((one - other).abs().max())
+
+
+def decibel(one: Any, other: Any) -> float:
+    return float(10 * (4 / (one - other).square().mean()).log10())
+
+
+# A picture of a plan
+
+
+def picture(size: tuple[int, int], memory: str, target: Path) -> None:
+    """A plan for SD 1.x's decoder as an SVG: a bar for each pass, its parts by what takes the memory."""
+    from vaekit.engine.strips import planning
+    from vaekit.engine.strips.budget import parse
+    from vaekit.engine.strips.line import line
+    from vaekit.networks.config import KLConfig
+
+    config = KLConfig(4, (), (128, 256, 512, 512), decoder_blocks=3)
+    task = planning.Task(line(config, "decode"), size[1] // 8, size[0] // 8, result=4 * size[0] * size[1])
+    plan = planning.plan(task, parse(memory))
+    assert plan is not None
+    colours = {"keep": "#2f6fb0", "spill": "#c9772c", "redo": "#8b8f97", "result": "#3a8f55"}
+    words = {"keep": "kept", "spill": "spilled", "redo": "done again", "result": "the result"}
+    row, left, width = 19, 250, 520
+    lines = []
+    for i, one in enumerate(plan.passes):
+        y, place = 52 + i * row, plan.places[one.sweep.target]
+        name = task.line.steps[one.sweep.target].name.removeprefix("decoder.")
+        again = f" after {len(one.sweep.redone)} again" if one.sweep.redone else ""
+        length = width * one.memory / parse(memory)
+        lines += [
+            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{name}{again}</text>',
+            f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{row - 5}" rx="2" fill="{colours[place]}"/>',
+            f'<text x="{left + length + 6:.1f}" y="{y + 11}">{one.strips} × {one.rows} rows</text>',
+        ]
+    height = 70 + len(plan.passes) * row
+    legend = "".join(
+        f'<rect x="{left + i * 130}" y="28" width="12" height="12" fill="{colours[place]}"/>'
+        f'<text x="{left + 18 + i * 130}" y="38">{words[place]}</text>'
+        for i, place in enumerate(colours)
+    )
+    body = "".join(lines)
+    target.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 140} {height}" font-family="sans-serif" '
+        f'font-size="11"><rect width="100%" height="100%" fill="white"/><text x="10" y="18" font-size="13">'
+        f"{size[0]}×{size[1]} in {memory}: each pass, its memory of the budget (dashed), and what becomes of its result"
+        f'</text>{legend}{body}<line x1="{left + width}" x2="{left + width}" y1="46" y2="{height - 14}" '
+        f'stroke="#b22" stroke-dasharray="4 3"/></svg>\n',
+        "utf-8",
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.engine.fast.folding import quarters
+from vaekit.engine.fast.fused import add_convolved, convolve
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
@@ -153,33 +154,36 @@ class Runner:
         if step.kind == "keys":
             return self._keys(step, rows)
         out = (self._enlarge if step.kind == "up" else self._convolve)(step, place, rows)
-        if step.residual is not None:
-            residual = self._windows[step.residual].rows(*rows)
-            out += residual if step.shortcut is None else _point(residual, self._conv(step.shortcut))
-        if step.after == "relu":
-            out.relu_()
-        elif step.after == "signed":
-            out.mul_(2).sub_(1)
-        return out
+        return out.mul_(2).sub_(1) if step.after == "signed" else out
+
+    def _residual(self, step: Step, rows: Rows) -> Tensor | None:
+        """What the convolution is added to, in its place; the window stays as it is."""
+        if step.residual is None:
+            return None
+        residual = self._windows[step.residual].rows(*rows)
+        return residual.clone() if step.shortcut is None else _point(residual, self._conv(step.shortcut))
 
     def _convolve(self, step: Step, place: int, rows: Rows) -> Tensor:
-        conv = self._conv(step.name)
+        conv, relu = self._conv(step.name), step.after == "relu"
         height = self.line.side(step.source, self.task.height)
         first, last = rows
         if step.kind == "point":
-            return _point(self._activated(step, rows, (0, 0), 0), conv)
+            out, into = _point(self._activated(step, rows, (0, 0), 0), conv), self._residual(step, rows)
+            out = out if into is None else into.add_(out)
+            return out.relu_() if relu else out
         if step.kind == "down":
             first, last = 2 * first - step.pad, 2 * last + 1 - step.pad
             slab = self._activated(step, (max(0, first), min(height, last)), (max(0, -first), max(0, last - height)), 0)
             slab = slab if step.pad else F.pad(slab, (0, 0, 0, 1))
-            return _conv(slab, self._weight(place, conv), conv.bias, stride=2, pad=step.pad)
+            return _conv(slab, self._weight(place, conv), conv.bias, stride=2, pad=step.pad, relu=relu)
         reflect = self.line.padding == "reflect"
         first, last = first - 1, last + 1
         inside, over = (max(0, first), min(height, last)), (max(0, -first), max(0, last - height))
         slab = self._activated(step, inside, over, int(reflect))
         if reflect:
             _mirror(slab, over)
-        return _conv(slab, self._weight(place, conv), conv.bias, pad=0 if reflect else 1)
+        into, pad = self._residual(step, rows), 0 if reflect else 1
+        return _conv(slab, self._weight(place, conv), conv.bias, pad=pad, into=into, relu=relu)
 
     def _activated(self, step: Step, rows: Rows, over: Rows, beside: int) -> Tensor:
         """Rows of the source, normalised and activated, with rows of zeros above and below and columns beside."""
@@ -323,9 +327,22 @@ def _point(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, pad: int = 0) -> Tensor:
-    """A convolution of rows [n, width, channels], padded with zeros at the sides only."""
-    out = F.conv2d(x.permute(2, 0, 1).unsqueeze(0), weight, bias, stride=stride, padding=(0, pad))
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    pad: int = 0,
+    into: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """A convolution of rows [n, width, channels], padded with zeros at the sides only, and added to `into`."""
+    picture = x.permute(2, 0, 1).unsqueeze(0)
+    if into is None:
+        out = convolve(picture, weight, bias, stride=stride, pad=(0, pad), relu=relu)
+    else:
+        out = add_convolved(into.permute(2, 0, 1).unsqueeze(0), picture, weight, bias, pad=(0, pad), relu=relu)
     return out.squeeze(0).permute(1, 2, 0).contiguous()
 
 
