@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -19,6 +20,9 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+
+USUAL_DTYPE = "VAEKIT_DTYPE"
+"""Of the environment: what every VAE runs in where nothing else is asked for."""
 
 Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
@@ -78,6 +82,8 @@ def place(
     chosen = _pick_engine(engine, where)
     encode, decode, why = _default_dtypes(where, chosen)
     asked = bool(dtype or encode_dtype or decode_dtype)
+    if not asked and (usual := os.environ.get(USUAL_DTYPE)):
+        return Placement(where, parse_dtype(usual), parse_dtype(usual), f"as {USUAL_DTYPE} says", chosen)
     return Placement(
         where,
         parse_dtype(encode_dtype or dtype or encode),
