@@ -377,11 +377,14 @@ class Desk:
         tiny = self._tiny(vae) if "TAESD" in (options.sd_vae_encode_method, options.sd_vae_decode_method) else None
         encoder = tiny if tiny is not None and options.sd_vae_encode_method == "TAESD" else vae
         decoder = tiny if options.sd_vae_decode_method == "TAESD" else vae
-        budgets = {
-            "encoding": _budget(options.sd_vae_encode_method, options, encoder),
-            "decoding": _budget(options.sd_vae_decode_method, options, decoder),
-        }
-        return Painter(self._model[1], encoder, resolution, **budgets), None if decoder is encoder else decoder
+        painter = Painter(
+            self._model[1],
+            encoder,
+            resolution,
+            encoding=_budget(options.sd_vae_encode_method, options, vae),
+            decoding=_budget(options.sd_vae_decode_method, options, vae),
+        )
+        return painter, None if decoder is encoder else decoder
 
     def _vae(self, resolution: Resolution, cache: int) -> VAE:
         stat = resolution.path.stat() if resolution.path is not None else None
