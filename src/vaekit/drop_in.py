@@ -111,7 +111,7 @@ class DropIn(nn.Module):
         if self.use_tiling:  # the result lies there twice while its dtype changes
             ration = Ration(settle(self.memory, half.device), x.nbytes, 2 * out.nbytes)
         size = 1 if self.use_slicing else count
-        for part, into in zip(x.split(size), out.split(size), strict=True):
+        for part, into in zip(torch.split(x, size), torch.split(out, size), strict=True):
             half.run((len(part), height, width), rows_of(part), rows_into(into), ration)
         return out
 
