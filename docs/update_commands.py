@@ -11,6 +11,7 @@ COMMANDS = (
     "",
     "encode",
     "decode",
+    "plan",
     "roundtrip",
     "txt2img",
     "img2img",
