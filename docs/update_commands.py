@@ -11,6 +11,7 @@ COMMANDS = (
     "",
     "encode",
     "decode",
+    "plan",
     "roundtrip",
     "txt2img",
     "img2img",
@@ -36,6 +37,7 @@ COMMANDS = (
     "doctor",
     "serve",
     "demo",
+    "bench",
 )
 
 INTRODUCTION = """# Commands

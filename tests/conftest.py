@@ -19,6 +19,7 @@ from vaekit.vae import VAE
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 os.environ["VAEKIT_FAMILIES"] = os.devnull  # none of whoever runs the tests
+os.environ["VAEKIT_DTYPE"] = "float32"  # the same numbers on every processor; tests of what is picked take it away
 
 SMALL_KL = KLConfig(4, (32, 32, 32, 32), (32, 32, 32, 32), encoder_blocks=1, decoder_blocks=2)
 SMALL_TINY = TinyConfig(4, 8, (1, 1, 1, 1), (1, 1, 1, 1))

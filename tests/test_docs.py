@@ -23,7 +23,7 @@ def test_the_page_of_commands_is_what_help_prints(monkeypatch: pytest.MonkeyPatc
 def test_every_command_shows_an_example() -> None:
     text = (ROOT / "docs" / "commands.md").read_text("utf-8")
     pages = text.split("\n## vaekit ")[2:]
-    assert len(pages) == 27
+    assert len(pages) == 29
     for page in pages:
         assert "Example: vaekit " in page
 

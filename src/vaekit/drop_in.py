@@ -6,6 +6,7 @@ default, repeated in float32 where half precision overflows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.folder import SAMPLE_SIDE, diffusers_config, write_folder
 from vaekit.checkpoints.write import stored
-from vaekit.engine.half import Half
+from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.placement import Placement
+from vaekit.engine.strips.budget import Memory, settle
 from vaekit.errors import OptionError, VaekitError
 from vaekit.families import Family
 from vaekit.networks.config import KLConfig, NetworkConfig
+
+log = logging.getLogger("vaekit")
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,11 @@ class DropIn(nn.Module):
     """Behaves as diffusers' AutoencoderKL (or AutoencoderTiny) where pipelines use one.
 
     Latents are raw, as there: pipelines apply config.scaling_factor and
-    shift_factor themselves. It runs and does not train. What would be accepted
-    and ignored is refused: tiling raises OptionError.
+    shift_factor themselves. It runs and does not train. memory: what a run may take
+    once tiling is enabled, bytes or "1GiB"; None for half of what is free.
     """
+
+    memory: Memory = None
 
     def __init__(self, parts: Parts):
         super().__init__()
@@ -78,14 +84,10 @@ class DropIn(nn.Module):
         encoder = self._parts.encoder
         if encoder is None:
             raise VaekitError(f"{self._parts.name} has no encoder; it only decodes")
-        batches = torch.split(x, 1) if self.use_slicing else [x]
-        moments = [encoder.encode(part.float()) for part in batches]
-        mean = torch.cat([one.mean for one in moments])
-        if moments[0].logvar is None:
-            latents = mean.clone().to(x.dtype)
-            return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
-        logvar = torch.cat([one.logvar for one in moments if one.logvar is not None])
-        posterior = DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1).to(x.dtype))
+        out = self._run(encoder, x).to(x.dtype)
+        if not isinstance(self._parts.config, KLConfig):
+            return AutoencoderTinyOutput(latents=out) if return_dict else (out,)
+        posterior = DiagonalGaussianDistribution(out)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None) -> Any:
@@ -97,9 +99,21 @@ class DropIn(nn.Module):
         decoder = self._parts.decoder
         if decoder is None:
             raise VaekitError(f"{self._parts.name} has no decoder; it only encodes")
-        batches = torch.split(z, 1) if self.use_slicing else [z]
-        sample = torch.cat([decoder.decode(part.float()) for part in batches]).clone().to(z.dtype)
+        sample = self._run(decoder, z).to(z.dtype)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def _run(self, half: Half, x: Tensor) -> Tensor:
+        """A batch at once or one by one, in strips where that was enabled and one piece takes too much."""
+        x = x.float()
+        count, _, height, width = x.shape
+        out = torch.empty((count, *half.result_shape(height, width)), device=half.device)
+        ration = None
+        if self.use_tiling:  # the result lies there twice while its dtype changes
+            ration = Ration(settle(self.memory, half.device), x.nbytes, 2 * out.nbytes)
+        size = 1 if self.use_slicing else count
+        for part, into in zip(torch.split(x, size), torch.split(out, size), strict=True):
+            half.run((len(part), height, width), rows_of(part), rows_into(into), ration)
+        return out
 
     def forward(
         self,
@@ -161,11 +175,24 @@ class DropIn(nn.Module):
     def disable_slicing(self) -> None:
         self.use_slicing = False
 
-    def enable_tiling(self, *args: Any, **kwargs: Any) -> None:
-        raise OptionError("tiles change the picture and show seams; vaekit's VAE decodes whole pictures")
+    def enable_tiling(self, use_tiling: bool = True, *sizes: Any, **more: Any) -> None:
+        """Go in strips where one piece takes more than `memory`; the result is exact, and sizes of tiles are not used.
+
+        Raises OptionError for seamless VAEs, which are not cut up.
+        """
+        if use_tiling is False:
+            self.disable_tiling()
+            return
+        half = self._parts.decoder or self._parts.encoder
+        if half is not None and half.line.padding == "circular":
+            raise OptionError(f"{self._parts.name} is seamless, and runs in one piece only: nothing can be tiled")
+        self.use_tiling = True
+        given = use_tiling is not True or sizes or more
+        told = "the sizes of tiles that were given are not used" if given else "there are no tiles and no seams"
+        log.info("%s goes in strips where memory is short: the result is exact, and %s", self._parts.name, told)
 
     def disable_tiling(self) -> None:
-        """Nothing is ever tiled."""
+        self.use_tiling = False
 
     def train(self, mode: bool = True) -> DropIn:
         if mode:

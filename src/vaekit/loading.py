@@ -45,18 +45,21 @@ def load(
     dtype: Dtype | None = None,
     encode_dtype: Dtype | None = None,
     decode_dtype: Dtype | None = None,
+    engine: str = "auto",
 ) -> VAE:
     """Load a VAE: one by its name (bundled, on this disk), or a file, diffusers folder or checkpoint by path.
 
     decoder: take the decoder from this file (TAESD comes in two files). family:
     only where the file leaves it open. padding: "reflect" for EQ-VAEs trained
-    so, which no file tells, "circular" for seamless pictures. dtype: of both directions; encode_dtype and
-    decode_dtype of one. Format, layout and architecture are worked out.
+    so, which no file tells, "circular" for seamless pictures. dtype: of both
+    directions; encode_dtype and decode_dtype of one. engine: "auto" takes the
+    fastest that is there and says so; "reference" is the plain network, with no
+    optimisation. Format, layout and architecture are worked out.
 
     Raises FileError, UnsafeFileError, NotAVAEError, FamilyError, OptionError.
     """
     path = find(source)
-    placement = place(device, dtype=dtype, encode_dtype=encode_dtype, decode_dtype=decode_dtype)
+    placement = place(device, dtype=dtype, encode_dtype=encode_dtype, decode_dtype=decode_dtype, engine=engine)
     weights = read(path, decoder=None if decoder is None else find(decoder))
     weights = replace(weights, identity=_with_padding(weights.identity, padding))
     name = str(source) if str(source) in assets.bundled_models() else path.name

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -15,8 +19,12 @@ from torch import Tensor
 
 from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
-from vaekit.engine.half import Half
+from vaekit.engine.half import Half, Ration, Sink, Source, Told, rows_into, rows_of
 from vaekit.engine.placement import Placement
+from vaekit.engine.strips.budget import Memory, parse, settle
+from vaekit.engine.strips.calibration import calibrate
+from vaekit.engine.strips.planning import Rates
+from vaekit.engine.strips.telling import Forecast
 from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
 from vaekit.families import Family
 from vaekit.latents import Latents
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vaekit")
 
-Output = Literal["pil", "numpy", "tensor"]
+Output = images.Output
 Decoded = Image.Image | list[Image.Image] | npt.NDArray[np.uint8] | Tensor
 
 
@@ -44,13 +52,14 @@ class VAE:
         self.name = name
         self.family = family
         self.config = config
-        self.placement = placement
+        self.placement = placement = placement.suited_to(config)
         self._state = state
         self._encoder = self._half("encode", placement.encode_dtype) if config.has_encoder else None
         self._decoder = self._half("decode", placement.decode_dtype) if config.has_decoder else None
 
     def _half(self, direction: Literal["encode", "decode"], dtype: torch.dtype) -> Half:
-        return Half(direction, self.config, self._state, dtype=dtype, device=self.placement.device)
+        placement = self.placement
+        return Half(direction, self.config, self._state, dtype=dtype, device=placement.device, engine=placement.engine)
 
     @property
     def can_encode(self) -> bool:
@@ -92,6 +101,8 @@ class VAE:
         seed: int | None = None,
         alpha: str = "keep",
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> Latents:
         """Encode a picture, or several of one size.
 
@@ -101,6 +112,9 @@ class VAE:
         sample: draw from the posterior instead of taking its mean; picture i is
         drawn with seed + i. alpha: "keep" puts transparency aside into the
         latents, a colour composites on it. max_pixels: larger files are refused.
+        memory: bytes or "1GiB", the most that the process takes beside what it
+        holds already (docs/memory.md); by default half of what is free. progress: called
+        after each strip.
 
         Returns Latents in model space, float32. Raises PictureError, OptionError,
         NumericsError, ResourceError, and VaekitError for a decoder-only VAE.
@@ -108,13 +122,37 @@ class VAE:
         if self._encoder is None:
             raise VaekitError(f"{self.name} has no encoder; it only decodes")
         self._check_sampling(sample, seed)
+        if isinstance(pictures, str | os.PathLike) and (rows := images.open_rows(pictures, max_pixels=max_pixels)):
+            with rows:
+                return self._encode_rows(rows, sample, seed, memory, progress)
         read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
         for note in read.notes:
             log.info("%s", note)
-        moments = self._encoder.encode(images.pad(read.pixels, self.family.downscale))
+        pixels = images.pad(read.pixels, self.family.downscale)
+        batch, _, height, width = pixels.shape
+        moments = self._raw((batch, height, width), rows_of(pixels), 4 * pixels.numel(), memory, progress)
         raw = _draw(moments, seed) if sample else moments.mean
         tensor = self._to_model_space(raw).cpu()
         return Latents(tensor, self.family, read.size, vae=self.fingerprint.vae, alpha=read.alpha)
+
+    def _encode_rows(
+        self, picture: images.RowPicture, sample: bool, seed: int | None, memory: Memory, progress: Told | None
+    ) -> Latents:
+        """A picture that is read as it is needed."""
+        side = self.family.downscale
+        width, height = (-(-length // side) * side for length in picture.size)
+        raw = self._raw((1, height, width), lambda _, first, out: picture.read(first, out), 0, memory, progress)
+        tensor = self._to_model_space(_draw(raw, seed) if sample else raw.mean).cpu()
+        return Latents(tensor, self.family, picture.size, vae=self.fingerprint.vae)
+
+    def _raw(
+        self, shape: tuple[int, int, int], source: Source, held: int, memory: Memory, progress: Told | None
+    ) -> Moments:
+        """Moments, not folded, of (batch, height, width) of padded pixels; held: bytes that those take."""
+        assert self._encoder is not None
+        out = torch.empty((shape[0], *self._encoder.result_shape(*shape[1:])), device=self.placement.device)
+        self._encoder.run(shape, source, rows_into(out), self._encoding(shape, held, memory, progress))
+        return Moments.from_channels(out) if isinstance(self.config, KLConfig) else Moments(out)
 
     def _check_sampling(self, sample: bool, seed: int | None) -> None:
         if seed is not None and not sample:
@@ -124,49 +162,110 @@ class VAE:
 
     def _to_model_space(self, raw: Tensor) -> Tensor:
         assert self._encoder is not None
-        folded = self._encoder.network.fold(raw)
+        folded = self._encoder.network.fold(raw) if self.config.patch_size > 1 else raw
         return self.family.scale(folded) if isinstance(self.config, KLConfig) else folded
 
     # Latents to pictures
 
     @overload
     def decode(
-        self, latents: Latents | Tensor, *, output: Literal["pil"] = "pil", any_family: bool = False
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["pil"] = "pil",
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> Image.Image | list[Image.Image]: ...
 
     @overload
     def decode(
-        self, latents: Latents | Tensor, *, output: Literal["numpy"], any_family: bool = False
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["numpy"],
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
     ) -> np.ndarray: ...
 
     @overload
-    def decode(self, latents: Latents | Tensor, *, output: Literal["tensor"], any_family: bool = False) -> Tensor: ...
+    def decode(
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Literal["tensor"],
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+    ) -> Tensor: ...
 
-    def decode(self, latents: Latents | Tensor, *, output: Output = "pil", any_family: bool = False) -> Decoded:
+    def decode(
+        self,
+        latents: Latents | Tensor,
+        *,
+        output: Output = "pil",
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+    ) -> Decoded:
         """Decode latents to pictures of exactly the size that was encoded.
 
         latents: Latents, or a tensor [B, C, h, w] in this family's model space.
         output: "pil" gives a picture (a list for a batch; RGBA where alpha was
         put aside), "numpy" uint8 [B, H, W, 3], "tensor" float32 [B, 3, H, W] in
         [-1, 1] on the CPU. any_family: decode latents of another family all the same.
+        memory: bytes or "1GiB", the most that the process takes beside what it
+        holds already (docs/memory.md); by default half of what is free. progress: called
+        after each strip.
 
-        Raises FamilyError, LatentsError, NumericsError, ResourceError, and
-        VaekitError for an encoder-only VAE.
+        Raises FamilyError, LatentsError, OptionError, NumericsError, ResourceError,
+        and VaekitError for an encoder-only VAE.
         """
-        if self._decoder is None:
-            raise VaekitError(f"{self.name} has no decoder; it only encodes")
         if output not in ("pil", "numpy", "tensor"):
             raise OptionError(f"no output is called {output!r}; there are pil, numpy and tensor")
+        latents = self._decodable(latents, any_family)
+        canvas = images.Canvas(output, len(latents.tensor), latents.size, latents.alpha)
+        self._decode(latents, canvas.write, output, memory, progress)
+        pictures = canvas.finish()
+        return pictures[0] if isinstance(pictures, list) and len(pictures) == 1 else pictures
+
+    def decode_to(
+        self,
+        latents: Latents | Tensor,
+        path: Path,
+        *,
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+        force: bool = False,
+    ) -> None:
+        """Decode one picture into a PNG or TIFF file strip by strip: it never lies in memory as a whole.
+
+        The arguments are those of `decode`; transparency that was put aside is left
+        out. Raises as `decode` does, and OutputError.
+        """
+        latents = self._decodable(latents, any_family)
+        if len(latents.tensor) != 1:
+            raise OptionError(f"a file takes one picture, and these latents hold {len(latents.tensor)}")
+        with images.write_rows(path, latents.size, force=force) as file:
+            self._decode(latents, lambda _, first, rows: file.write(first, rows), None, memory, progress)
+
+    def _decodable(self, latents: Latents | Tensor, any_family: bool) -> Latents:
+        if self._decoder is None:
+            raise VaekitError(f"{self.name} has no decoder; it only encodes")
         latents = self._as_latents(latents)
         self._check_family(latents.family, any_family)
+        return latents
+
+    def _decode(
+        self, latents: Latents, sink: Sink, output: Output | None, memory: Memory, progress: Told | None
+    ) -> None:
+        assert self._decoder is not None
         raw = self._to_raw(latents.tensor.to(self.placement.device, torch.float32))
-        pixels = images.crop(self._decoder.decode(raw), latents.size).clamp(-1, 1).cpu()
-        if output == "tensor":
-            return pixels
-        pictures = images.to_pil(pixels, None if output == "numpy" else latents.alpha)
-        if output == "numpy":
-            return np.stack([np.asarray(picture) for picture in pictures])
-        return pictures[0] if len(pictures) == 1 else pictures
+        batch, _, height, width = raw.shape
+        ration = self._decoding(batch, latents.size, output, memory, progress)
+        self._decoder.run((batch, height, width), rows_of(raw), sink, ration)
 
     def _as_latents(self, latents: Latents | Tensor) -> Latents:
         if isinstance(latents, Tensor):
@@ -198,7 +297,65 @@ class VAE:
     def _to_raw(self, tensor: Tensor) -> Tensor:
         assert self._decoder is not None
         unscaled = self.family.unscale(tensor) if isinstance(self.config, KLConfig) else tensor
-        return self._decoder.network.unfold(unscaled)
+        return self._decoder.network.unfold(unscaled) if self.config.patch_size > 1 else unscaled
+
+    # How much that takes
+
+    def forecast(
+        self,
+        size: tuple[int, int],
+        *,
+        direction: Literal["encode", "decode"] = "decode",
+        memory: Memory = None,
+        batch: int = 1,
+        output: Output | None = "pil",
+        rates: Rates | None = None,
+        disk: Memory = None,
+    ) -> Forecast:
+        """How pictures of this size would be decoded, or encoded, inside that memory, and what it takes.
+
+        size: (width, height) in pixels. The other arguments are those of `encode` and
+        `decode`; output None stands for `decode_to`. rates: what a machine does in a
+        second. disk: what may be spilled there; None for what is free here.
+
+        Raises OptionError for a budget that is too small, with the smallest that does.
+        """
+        half = self._encoder if direction == "encode" else self._decoder
+        if half is None:
+            raise VaekitError(f"{self.name} has no {direction}r")
+        side = self.family.downscale
+        width, height = (-(-length // side) * side for length in size)
+        ration = (
+            self._encoding((batch, height, width), 4 * 3 * batch * height * width, memory, None)
+            if direction == "encode"
+            else self._decoding(batch, size, output, memory, None)
+        )
+        inside = (height, width) if direction == "encode" else half.source_size(height, width)
+        return half.forecast(
+            (batch, *inside), replace(ration, rates=rates or ration.rates, disk=None if disk is None else parse(disk))
+        )
+
+    def calibrate(self, direction: Literal["encode", "decode"] = "decode") -> Rates:
+        """What this machine does in a second for this VAE, for the seconds of `forecast`; takes about two of them."""
+        half = self._encoder if direction == "encode" else self._decoder
+        if half is None:
+            raise VaekitError(f"{self.name} has no {direction}r")
+        return calibrate(half.line, half.dtype, half.device)
+
+    def _encoding(self, shape: tuple[int, int, int], held: int, memory: Memory, progress: Told | None) -> Ration:
+        """Moments, their mean and the latents lie there at the end."""
+        assert self._encoder is not None
+        result = 3 * 4 * shape[0] * math.prod(self._encoder.result_shape(*shape[1:]))
+        return Ration(settle(memory, self.placement.device), held, result, progress=progress)
+
+    def _decoding(
+        self, batch: int, size: tuple[int, int], output: Output | None, memory: Memory, progress: Told | None
+    ) -> Ration:
+        """output: None where the rows are written away."""
+        side = self.family.downscale
+        held = 4 * batch * self.family.latent_channels * math.prod(-(-length // side) for length in size)
+        result = 0 if output is None else images.Canvas.bytes(output, batch, size)
+        return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     # Into diffusers, and elsewhere
 

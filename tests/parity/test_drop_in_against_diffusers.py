@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 import vaekit
 from vaekit import assets
 from vaekit.drop_in import DropIn
-from vaekit.errors import OptionError
+from vaekit.engine.half import Direction, Half
+from vaekit.errors import OptionError, ResourceError
 from vaekit.families import family
 from vaekit.networks.config import KLConfig
 
@@ -70,8 +72,8 @@ def test_slicing_takes_pictures_one_by_one() -> None:
     seen: list[int] = []
     decoder = drop_in._parts.decoder
     assert decoder is not None
-    whole, run = decoder.decode, lambda z: (seen.append(len(z)), whole(z))[1]
-    decoder.decode = run  # type: ignore[method-assign]
+    whole, run = decoder.run, lambda shape, *rest: (seen.append(shape[0]), whole(shape, *rest))[1]
+    decoder.run = run  # type: ignore[method-assign]
     z = torch.randn(3, 4, 2, 2)
     together = drop_in.decode(z).sample
     drop_in.enable_slicing()
@@ -94,12 +96,67 @@ def test_to_rebuilds_from_the_weights_as_they_were_read() -> None:
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda vae: vae.enable_tiling(), lambda vae: vae.train(), lambda vae: vae.requires_grad_(True)],
-    ids=["tiling", "training", "gradients"],
+    [lambda vae: vae.train(), lambda vae: vae.requires_grad_(True)],
+    ids=["training", "gradients"],
 )
 def test_what_it_does_not_do_is_refused(ours: DropIn, ask: object) -> None:
     with pytest.raises(OptionError):
         ask(ours)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["KL", "tiny"])
+@pytest.mark.parametrize("slicing", [False, True])
+def test_tiling_goes_in_strips_and_changes_nothing(
+    kind: str, slicing: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = vaekit.load("mini" if kind == "KL" else "mini-tiny", dtype="float32").as_diffusers()
+    z, x = torch.randn(2, 4, 48, 32), torch.rand(2, 3, 384, 256) * 2 - 1
+    before = vae.decode(z).sample, _mode(vae.encode(x))
+    strips: list[Direction] = []
+    real = Half._run_strips
+    monkeypatch.setattr(Half, "_run_strips", lambda self, *a: (strips.append(self.direction), real(self, *a))[1])
+    if slicing:
+        vae.enable_slicing()
+    vae.memory = "32MiB"
+    with caplog.at_level("INFO", "vaekit"):
+        vae.enable_tiling()
+    (told,) = caplog.messages
+    assert "exact" in told and "no tiles" in told
+    after = vae.decode(z).sample, _mode(vae.encode(x))
+    assert strips == ["decode"] * 2 + ["encode"] * 2
+    assert all((a - b).abs().max() < 2e-4 for a, b in zip(after, before, strict=True))
+    vae.disable_tiling()
+    assert torch.equal(vae.decode(z).sample, before[0]) or slicing
+    assert len(strips) == 4 and not vae.use_tiling
+
+
+def _mode(encoded: Any) -> torch.Tensor:
+    return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()  # type: ignore[no-any-return]
+
+
+def test_tiling_by_default_takes_half_of_what_is_free(ours: DropIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = vaekit.load("mini", dtype="float32").as_diffusers()
+    vae.enable_tiling()
+    z = torch.randn(1, 4, 6, 8)
+    assert torch.equal(vae.decode(z).sample, ours.decode(z).sample)
+    monkeypatch.setattr("vaekit.engine.strips.budget.free_bytes", lambda device: 1 << 12)
+    with pytest.raises(ResourceError, match="half of what is free"):
+        vae.decode(z)
+    vae.memory = "1KiB"
+    with pytest.raises(OptionError, match="the least that does"):
+        vae.decode(z)
+
+
+def test_sizes_of_tiles_are_told_not_to_be_used(caplog: pytest.LogCaptureFixture) -> None:
+    vae = vaekit.load("mini").as_diffusers()
+    with caplog.at_level("INFO", "vaekit"):
+        vae.enable_tiling(tile_sample_min_height=256)
+        vae.enable_tiling(256)
+    assert all("given are not used" in told for told in caplog.messages) and len(caplog.messages) == 2
+    vae.enable_tiling(False)
+    assert not vae.use_tiling
+    with pytest.raises(OptionError, match="seamless"):
+        vaekit.load("mini", padding="circular").as_diffusers().enable_tiling()
 
 
 def test_a_tiny_vae_stands_in_for_autoencoder_tiny(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from vaekit.catalog import Preferences
+from vaekit.engine.half import Half
 from vaekit.errors import FamilyError, OptionError
 from vaekit.web.app import create
 from vaekit.web.desk import Busy, Desk
@@ -208,6 +209,32 @@ def test_a_tiny_vae_decodes_and_encodes_where_it_is_set(client: TestClient) -> N
     full, _ = draw(client, **begin)
     tiny, told = draw(client, override_settings={"sd_vae_encode_method": "TAESD"}, **begin)
     assert tiny != full and "VAE Encoder: TAESD" in told["infotexts"][0]
+
+
+def test_bounded_memory_encodes_and_decodes_in_strips_where_it_is_set(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strips: list[str] = []
+    real = Half._run_strips
+    monkeypatch.setattr(Half, "_run_strips", lambda self, *a: (strips.append(self.direction), real(self, *a))[1])
+    large: dict[str, Any] = {"width": 96, "height": 64}
+    begin = {"init_images": [encoded(Image.new("RGB", (96, 64), "red"))], "denoising_strength": 0.2} | large
+    for more, name in ((large, "decode"), (begin, "encode"), (begin, "decode")):
+        full, _ = draw(client, **more)
+        bounded = {f"sd_vae_{name}_method": "Bounded memory"}
+        assert not strips and draw(client, override_settings=bounded, **more)[0] == full
+        assert not strips  # half of what is free holds it in one piece
+        wish = {"override_settings": bounded | {"vae_memory_budget": "24MiB"}} | more
+        again, told = draw(client, **wish)
+        assert strips.pop() == name and not strips
+        assert all(abs(a - b) <= 2 for a, b in zip(full, again, strict=True))
+        assert f"VAE {name.capitalize()}r: Bounded memory" in told["infotexts"][0]
+        wish["override_settings"] = bounded | {"vae_memory_budget": "1KiB"}
+        assert "the least that does is" in refused(client, "img2img" if "init_images" in more else "txt2img", **wish)
+    draw(client, override_settings={"vae_memory_budget": "24MiB"}, **large)
+    assert not strips
+    bounded = {"sd_vae_decode_method": "Bounded memory", "vae_memory_budget": "24MiB"}
+    assert "one piece only" in refused(client, override_settings=bounded, tiling=True, **large)
 
 
 def test_the_cache_keeps_as_many_vaes_as_it_says(

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import baked, catalog, codec, compare, demo, doctor, generate, info, inspect, latents, serve, train
+from vaekit.cli import (
+    baked,
+    bench,
+    catalog,
+    codec,
+    compare,
+    demo,
+    doctor,
+    generate,
+    info,
+    inspect,
+    latents,
+    plan,
+    serve,
+    train,
+)
 from vaekit.version import version as running_version
 
 app = typer.Typer(
@@ -38,6 +53,7 @@ def options(
 app.command("encode")(codec.encode)
 app.command("decode")(codec.decode)
 app.command("roundtrip")(codec.roundtrip)
+app.command("plan")(plan.plan)
 app.command("txt2img")(generate.txt2img)
 app.command("img2img")(generate.img2img)
 app.command("info")(info.info)
@@ -55,3 +71,4 @@ app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)

@@ -37,6 +37,8 @@ def encode(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -50,13 +52,14 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
         started = time.perf_counter()
-        latents = coder.encode(path, **options)
+        with common.strips_bar("encoding", alone=len(paths) == 1) as told:
+            latents = coder.encode(path, memory=memory, progress=told, **options)
         latents.save(goals[path], format="comfyui" if comfyui else None, scaled=not unscaled, force=force)
         report.append({"picture": str(path), "latents": str(goals[path])} | _shapes(latents, started))
 
@@ -81,6 +84,8 @@ def decode(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -92,7 +97,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
@@ -100,11 +105,16 @@ def decode(
 
         started = time.perf_counter()
         loaded = load_latents(path, None if unscaled is None else not unscaled, coder)
-        decoded = coder.decode(loaded, any_family=any_family)
-        pictures = decoded if isinstance(decoded, list) else [decoded]
-        for picture, goal in zip(pictures, common.numbered(goals[path], len(pictures)), strict=True):
-            images.write(picture, goal, force=force)
-            report.append({"latents": str(path), "picture": str(goal)} | _shapes(loaded, started))
+        written = common.numbered(goals[path], len(loaded.tensor))
+        with common.strips_bar("decoding", alone=len(paths) == 1) as told:
+            how: dict[str, Any] = {"any_family": any_family, "memory": memory, "progress": told}
+            if _by_rows(loaded, goals[path]):
+                coder.decode_to(loaded, goals[path], force=force, **how)
+            else:
+                decoded = coder.decode(loaded, **how)
+                for picture, goal in zip(decoded if isinstance(decoded, list) else [decoded], written, strict=True):
+                    images.write(picture, goal, force=force)
+        report.extend({"latents": str(path), "picture": str(goal)} | _shapes(loaded, started) for goal in written)
 
     code = common.each(paths, "decoding", work)
     _report(report, as_json, lambda row: f"{row['picture']}  {_text_of(row)}")
@@ -126,6 +136,8 @@ def roundtrip(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    memory: common.Memory = None,
+    engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -139,16 +151,26 @@ def roundtrip(
 
     paths = images.find(pictures)
     goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
-        report.append({"picture": str(path)} | _roundtrip(coder, path, goals.get(path), options, force=force))
+        result = _roundtrip(coder, path, goals.get(path), options, memory, force=force)
+        report.append({"picture": str(path)} | result)
 
     code = common.each(paths, "there and back", work)
     _print_quality(report, as_json)
     raise typer.Exit(code)
+
+
+def _by_rows(latents: Latents, goal: Path) -> bool:
+    """Whether a picture goes into its file strip by strip: a large one without transparency, where the format can."""
+    from vaekit import images
+
+    width, height = latents.size
+    large = width * height >= images.LARGE and len(latents.tensor) == 1 and latents.alpha is None
+    return large and goal.suffix.lower() in images.BY_ROWS
 
 
 def load_latents(path: Path, scaled: bool | None, coder: VAE) -> Latents:
@@ -162,15 +184,17 @@ def load_latents(path: Path, scaled: bool | None, coder: VAE) -> Latents:
         return Latents.load(path, scaled=scaled, family=coder.family)
 
 
-def _roundtrip(coder: VAE, path: Path, goal: Path | None, options: dict[str, Any], *, force: bool) -> dict[str, Any]:
+def _roundtrip(
+    coder: VAE, path: Path, goal: Path | None, options: dict[str, Any], memory: str | None, *, force: bool
+) -> dict[str, Any]:
     from vaekit import images
     from vaekit.quality.metrics import measure
 
     original = images.to_pil(images.read(path, alpha=options["alpha"], **_limit(options)).pixels)[0]
     started = time.perf_counter()
-    latents = coder.encode(path, **options)
+    latents = coder.encode(path, memory=memory, **options)
     encoded = time.perf_counter()
-    decoded = coder.decode(latents)
+    decoded = coder.decode(latents, memory=memory)
     finished = time.perf_counter()
     if isinstance(decoded, list):
         raise FileError(f"{path}: more than one picture")

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,6 +16,7 @@ from vaekit.errors import OptionError, VaekitError
 from vaekit.files import check_target
 
 if TYPE_CHECKING:
+    from vaekit.engine.strips.running import Progress as StripProgress
     from vaekit.vae import VAE
 
 T = TypeVar("T")
@@ -27,11 +29,15 @@ Padding = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="auto, torch, openvino; reference: the plain network, not optimised.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file, or a folder for several inputs.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Alpha = Annotated[str, typer.Option("--alpha", help="keep transparency aside, or composite on a colour (white).")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Refuse larger pictures (default 178956970).")]
+Memory = Annotated[str | None, typer.Option("--memory", help="At most so much: 2GiB, 800MiB; else half of the free.")]
 Latents = Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")]
 Scaled = Annotated[
     bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
@@ -40,12 +46,19 @@ Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, 
 
 
 def load_vae(
-    source: str, decoder: str | None, family: str | None, padding: str | None, device: str, dtype: str | None
+    source: str,
+    decoder: str | None,
+    family: str | None,
+    padding: str | None,
+    device: str,
+    dtype: str | None,
+    engine: str = "auto",
 ) -> VAE:
     """The VAE that the shared options name."""
     from vaekit.loading import load
 
-    return load(source, decoder=decoder, family=family, padding=padding, device=device, dtype=dtype)  # type: ignore[arg-type]
+    places = {"device": device, "dtype": dtype, "engine": engine}
+    return load(source, decoder=decoder, family=family, padding=padding, **places)  # type: ignore[arg-type]
 
 
 def picture_options(alpha: str, max_pixels: int | None) -> dict[str, Any]:
@@ -131,6 +144,28 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
     from rich.progress import track as rich_track
 
     yield from rich_track(items, what, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def strips_bar(what: str, *, alone: bool = True) -> Iterator[Callable[[StripProgress], None] | None]:
+    """A progress bar on standard error that appears with the first strip; none where another stands there already."""
+    if not alone:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks: list[Any] = []
+
+        def told(progress: StripProgress) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(what, total=1.0))
+            layer = f"{what}, pass {progress.number} of {progress.passes}, strip {progress.strip} of {progress.strips}"
+            bar.update(tasks[0], completed=progress.share, description=layer)
+
+        yield told
 
 
 def print_json(value: object) -> None:

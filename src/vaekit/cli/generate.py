@@ -64,6 +64,9 @@ TraceFile = Annotated[
 ]
 SaveInterrupted = Annotated[bool, typer.Option("--save-interrupted", help="On Ctrl-C decode what there is.")]
 VaeDtype = Annotated[str | None, typer.Option("--vae-dtype", help="What the VAE decodes in; picked and told.")]
+VaeMemory = Annotated[
+    str | None, typer.Option("--memory", help="The VAE takes at most so much: 2GiB, 800MiB; else half of the free.")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="What UNet and text encoders run in; picked and told.")]
 To = Annotated[
     Path | None, typer.Option("--output", "-o", help="A file, numbered for several, or a folder; else here.")
@@ -108,6 +111,7 @@ def txt2img(
     device: common.Device = "auto",
     dtype: Dtype = None,
     vae_dtype: VaeDtype = None,
+    memory: VaeMemory = None,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -144,7 +148,7 @@ def txt2img(
         "txt2img",
         lambda painter, watch: painter.txt2img(settings, watch=watch, save_interrupted=save_interrupted),
         {"checkpoint": model, "vae": vae, "config": config, "prediction": prediction, "device": device},
-        {"dtype": dtype, "vae_dtype": vae_dtype, "loras": lora},
+        {"dtype": dtype, "vae_dtype": vae_dtype, "memory": memory, "loras": lora},
         (output, force, as_json),
         (preview, preview_vae, trace),
     )
@@ -192,6 +196,7 @@ def img2img(
     device: common.Device = "auto",
     dtype: Dtype = None,
     vae_dtype: VaeDtype = None,
+    memory: VaeMemory = None,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -236,7 +241,7 @@ def img2img(
         "img2img",
         lambda painter, watch: painter.img2img(change, settings, watch=watch, save_interrupted=save_interrupted),
         {"checkpoint": model, "vae": vae, "config": config, "prediction": prediction, "device": device},
-        {"dtype": dtype, "vae_dtype": vae_dtype, "loras": lora},
+        {"dtype": dtype, "vae_dtype": vae_dtype, "memory": memory, "loras": lora},
         (output, force, as_json),
         (preview, preview_vae, trace),
     )
@@ -251,6 +256,7 @@ def _run(
     output: tuple[Path | None, bool, bool],
     watching: tuple[Path | None, str | None, Path | None],
 ) -> None:
+    from vaekit.engine.strips.budget import parse
     from vaekit.generate.job import produce, targets
     from vaekit.generate.lora import Lora
     from vaekit.generate.painter import Painter
@@ -259,6 +265,8 @@ def _run(
     preview, preview_vae, trace = watching
     if preview_vae is not None and preview is None:
         raise OptionError("--preview-vae belongs to --preview FILE")
+    if more["memory"] is not None:
+        parse(more["memory"])
     paths = targets(settings, to, name, force=force)
     loras = [Lora.parse(text) for text in more.pop("loras") or []]
     _check_watching(preview, trace, settings, force)

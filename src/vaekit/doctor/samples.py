@@ -39,8 +39,9 @@ def run_samples(weights: Weights, device: torch.device, *, track: Track = iter) 
     config = weights.identity.config
     if not config.has_encoder:
         return Samples({})
-    encoder = Half("encode", config, weights.state, dtype=torch.float32, device=device)
-    decoder = Half("decode", config, weights.state, dtype=torch.float32, device=device) if config.has_decoder else None
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": device, "engine": "reference"}  # modules are watched
+    encoder = Half("encode", config, weights.state, **plain)
+    decoder = Half("decode", config, weights.state, **plain) if config.has_decoder else None
     names: list[str] = []
     originals: list[Image.Image] = []
     decoded: list[Image.Image] = []

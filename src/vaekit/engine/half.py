@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from vaekit.errors import NumericsError, ResourceError
+from vaekit.engine.fast import openvino
+from vaekit.engine.fast.whole import Whole
+from vaekit.engine.placement import Engine
+from vaekit.engine.strips import planning
+from vaekit.engine.strips.budget import Budget, rounded_up
+from vaekit.engine.strips.line import Line, line
+from vaekit.engine.strips.running import Progress, Runner
+from vaekit.engine.strips.stores import free_disk, spill_folder
+from vaekit.engine.strips.telling import Forecast, amount, size_of, whole_bytes
+from vaekit.errors import NumericsError, OptionError, ResourceError
 from vaekit.networks.config import KLConfig, NetworkConfig
 from vaekit.networks.kl import KL
 from vaekit.networks.moments import Moments
@@ -21,11 +31,35 @@ log = logging.getLogger("vaekit")
 
 Direction = Literal["encode", "decode"]
 Network = KL | Tiny
-Result = TypeVar("Result", Tensor, Moments)
+Result = TypeVar("Result")
+Source = Callable[[int, int, Tensor], None]
+Sink = Callable[[int, int, Tensor], None]
+Told = Callable[[Progress], None]
+
+ONE_PIECE_MARGIN = 1.1
+"""So much more than predicted must be there before the plain network runs: its allocations are not ours to count."""
+
+
+@dataclass(frozen=True)
+class Ration:
+    """What a run may take. held, result: bytes of what it reads and of what it gives, which count as well.
+
+    rows: force this height of strips. progress: called after every strip. rates:
+    what the machine does in a second. disk: bytes that may be spilled; None for
+    what is free.
+    """
+
+    budget: Budget
+    held: int = 0
+    result: int = 0
+    rows: int | None = None
+    progress: Told | None = None
+    rates: planning.Rates = field(default_factory=planning.Rates)
+    disk: int | None = None
 
 
 class Half:
-    """A network with one half only. Results are float32 on the network's device, and never NaN.
+    """A network with one half only. Results are float32, and never NaN.
 
     The weights are kept as they were read, so that a dtype that turned out too
     narrow can be left for float32 without having lost anything.
@@ -39,66 +73,241 @@ class Half:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        engine: Engine = "torch",
     ):
         self.direction = direction
         self.config = _one_half(config, direction)
         self._state = {name: state[name] for name in self.config.shapes()}
         self.device = device
         self.dtype = dtype
-        self.network = self._build()
+        self.engine = engine
+        self._network: Network | None = None
+        self._whole: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def network(self) -> Network:
+        """The plain network, built when it is first needed."""
+        if self._network is None:
+            self._network = self._build()
+        return self._network
+
+    @property
+    def whole(self) -> Callable[[Tensor], Tensor]:
+        """What runs pictures in one piece: [B, C, H, W] -> [B, C', H', W'], made when it is first needed."""
+        if self._whole is None:
+            self._whole = self._make_whole()
+        return self._whole
+
+    def _make_whole(self) -> Callable[[Tensor], Tensor]:
+        if self.engine == "reference":
+            return _reference(self.network)
+        if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
+            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+        return Whole(self.network, self.line)
+
+    @property
+    def line(self) -> Line:
+        return line(self.config, self.direction)
 
     def encode(self, x: Tensor) -> Moments:
-        """x: [B, 3, H, W] float32 in [-1, 1] -> moments in float32, not folded."""
-        return self._run(x, lambda network, x: _widen_moments(network.moments(x)), lambda m: m.mean)
+        """x: [B, 3, H, W] float32 in [-1, 1] -> moments in float32, not folded. In one piece."""
+        return self._on_tensors(x, Moments.from_channels if isinstance(self.config, KLConfig) else Moments)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z: raw latents [B, C, h, w] in float32, not folded -> pictures [B, 3, H, W] float32, about [-1, 1]."""
-        return self._run(z, lambda network, z: network.decode(z).float(), lambda x: x)
+        """z: raw latents [B, C, h, w] in float32, not folded -> pictures [B, 3, H, W] float32. In one piece."""
+        return self._on_tensors(z, lambda pictures: pictures)
 
-    def _run(self, x: Tensor, call: Callable[[Network, Tensor], Result], values: Callable[[Result], Tensor]) -> Result:
-        """Run once; on NaN or infinity once more in float32, and stay there."""
-        result = self._call(x, call)
-        if not bool(torch.isfinite(values(result)).all()) and self.dtype != torch.float32:
-            log.warning(
-                "%s overflowed while trying to %s: repeated in float32, which this VAE keeps from now on",
-                str(self.dtype).removeprefix("torch."),
-                self.direction,
+    def _on_tensors(self, x: Tensor, wrap: Callable[[Tensor], Result]) -> Result:
+        batch, _, height, width = x.shape
+        out = torch.empty((batch, *self.result_shape(height, width)), device=self.device)
+        self.run((batch, height, width), rows_of(x), rows_into(out))
+        return wrap(out)
+
+    def result_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of what comes out of an input of this size."""
+        last = len(self.line) - 1
+        return self.line.steps[last].channels, self.line.side(last, height), self.line.side(last, width)
+
+    def source_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the input that gives a result of this size."""
+        zoom = self.line.steps[-1].zoom
+        return (height >> zoom, width >> zoom) if zoom >= 0 else (height << -zoom, width << -zoom)
+
+    def run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None = None) -> None:
+        """Run on (batch, height, width) of pixels or cells, in one piece or in strips as the ration allows.
+
+        source(picture, first, out): fills `out` [n, width, channels] with rows.
+        sink(picture, first, rows): takes rows of the result, [n, width, channels];
+        from the first picture and row again where the run is repeated because the
+        dtype was too narrow. Without a ration it runs in one piece.
+
+        Raises NumericsError, ResourceError, and OptionError for a budget that is too small.
+        """
+        try:
+            self._run(shape, source, sink, ration)
+        except _Overflow:
+            if self.dtype == torch.float32:
+                told = f"NaN or infinity came out of the {self.direction}r in float32: the VAE is broken"
+                raise NumericsError(told) from None
+            self._widen()
+            self.run(shape, source, sink, ration)
+
+    def forecast(self, shape: tuple[int, int, int], ration: Ration) -> Forecast:
+        """How an input of this shape is run, in one piece where that fits, and what it takes. Raises like `run`."""
+        batch, height, width = shape
+        task = self.task(height, width, ration)
+        if whole_bytes(task, batch) * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
+            return Forecast(task, None, batch)
+        if self.line.padding == "circular":
+            return self._undivided(Forecast(task, None, batch), ration.budget)
+        planned = planning.plan(task, ration.budget.bytes)
+        if planned is None:
+            raise _too_little(self.direction, task, ration.budget)
+        return Forecast(task, planned, batch)
+
+    def _undivided(self, forecast: Forecast, budget: Budget) -> Forecast:
+        """Seamless pictures are not cut up: their first row sees the last."""
+        if budget.asked:
+            raise OptionError(
+                f"{size_of(forecast.task)} with circular padding is {self.direction}d in one piece only, which takes "
+                f"{rounded_up(forecast.memory * ONE_PIECE_MARGIN)}"
             )
-            self.dtype = torch.float32
-            self.network = self._build()
-            result = self._call(x, call)
-        if not bool(torch.isfinite(values(result)).all()):
-            raise NumericsError(f"NaN or infinity came out of the {self.direction}r in float32: the VAE is broken")
-        return result
+        return forecast
 
-    def _call(self, x: Tensor, call: Callable[[Network, Tensor], Result]) -> Result:
-        with (
-            torch.inference_mode(),
-            _enough_memory(f"{self.direction} {list(x.shape)} in {self.dtype} on {self.device}"),
-        ):
-            return call(self.network, x.to(self.device, self.dtype))
+    def task(self, height: int, width: int, ration: Ration) -> planning.Task:
+        """What is to be planned for one picture."""
+        return planning.Task(
+            self.line,
+            height,
+            width,
+            item=self.dtype.itemsize,
+            held=ration.held,
+            result=ration.result,
+            disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
+            rates=ration.rates,
+            rows=ration.rows,
+        )
+
+    def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
+        forecast = None if ration is None else self.forecast(shape, ration)
+        told = f"{self.direction} {shape[0]} of {shape[2]}×{shape[1]} in {self.dtype} on {self.device}"
+        with torch.inference_mode(), _enough_memory(told):
+            if forecast is None or forecast.plan is None:
+                self._run_whole(shape, source, sink)
+                return
+            log.info("%s", forecast)
+            progress = None if ration is None else ration.progress
+            for picture in range(shape[0]):
+                self._run_strips(forecast.plan, picture, shape[0], source, sink, progress)
+
+    def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink) -> None:
+        batch, height, width = shape
+        x = torch.empty((batch, height, width, self.line.steps[0].channels), dtype=self.dtype, device=self.device)
+        for picture in range(batch):
+            source(picture, 0, x[picture])
+        x = x.permute(0, 3, 1, 2)
+        result = self.whole(x.contiguous() if self.engine == "reference" else x)
+        for picture in range(batch):
+            self._hand_on(sink, picture, 0, result[picture].permute(1, 2, 0))
+
+    def _run_strips(
+        self, plan: planning.Plan, picture: int, batch: int, source: Source, sink: Sink, progress: Told | None
+    ) -> None:
+        Runner(
+            self.network,
+            plan,
+            lambda first, out: source(picture, first, out),
+            lambda first, rows: self._hand_on(sink, picture, first, rows),
+            dtype=self.dtype,
+            device=self.device,
+            folder=spill_folder(),
+            told=None if progress is None else lambda one: progress(one.of_batch(picture, batch)),
+        ).run()
+
+    def _hand_on(self, sink: Sink, picture: int, first: int, rows: Tensor) -> None:
+        """To the sink, if it is sound: the mean or the picture is finite, and a log-variance, clamped later, no NaN."""
+        certain = rows[..., : self.config.latent_channels] if self.direction == "encode" else rows
+        if not bool(torch.isfinite(certain).all()) or bool(rows.isnan().any()):
+            raise _Overflow
+        sink(picture, first, rows)
+
+    def _widen(self) -> None:
+        log.warning(
+            "%s overflowed while trying to %s: repeated in float32, which this VAE keeps from now on",
+            str(self.dtype).removeprefix("torch."),
+            self.direction,
+        )
+        self.dtype = torch.float32
+        self._network = self._whole = None
 
     def _build(self) -> Network:
-        with torch.device("meta"):
-            network: Network = KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
+        network = self._bare()
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
-            state = {
-                name: tensor.to(self.device, torch.float32 if name.startswith("bn.") else self.dtype)
-                for name, tensor in self._state.items()
-            }
+            state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
         return network.eval().requires_grad_(False)
+
+    def _bare(self) -> Network:
+        """The plain network without weights."""
+        with torch.device("meta"):
+            return KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
+
+    def _placed(self, name: str, tensor: Tensor) -> Tensor:
+        if name.startswith("bn."):
+            return tensor.to(self.device, torch.float32)
+        if tensor.ndim == 4 and tensor.dtype != self.dtype and self.engine != "reference":
+            return tensor.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return tensor.to(self.device, self.dtype)
+
+
+class _Overflow(Exception):
+    """NaN or infinity came out."""
+
+
+def rows_of(x: Tensor) -> Source:
+    """Tensors [B, C, H, W] as a source of rows."""
+
+    def source(picture: int, first: int, out: Tensor) -> None:
+        out.copy_(x[picture, :, first : first + out.shape[0]].permute(1, 2, 0))
+
+    return source
+
+
+def rows_into(x: Tensor) -> Sink:
+    """A sink that fills tensors [B, C, H, W]."""
+
+    def sink(picture: int, first: int, rows: Tensor) -> None:
+        x[picture, :, first : first + rows.shape[0]] = rows.permute(2, 0, 1)
+
+    return sink
+
+
+def _reference(network: Network) -> Callable[[Tensor], Tensor]:
+    """The plain network of one half as it stands; an encoder's mean and log-variance come stacked."""
+    if network.decoder is not None:
+        return network.decode
+
+    def encode(x: Tensor) -> Tensor:
+        moments = network.moments(x)
+        return moments.mean if moments.logvar is None else torch.cat([moments.mean, moments.logvar], dim=1)
+
+    return encode
+
+
+def _too_little(direction: Direction, task: planning.Task, budget: Budget) -> OptionError | ResourceError:
+    told = f"{size_of(task)} cannot be {direction}d in {amount(budget.bytes)} of memory"
+    told += f"; the least that does is {rounded_up(planning.smallest(task))}"
+    roomy = planning.plan(replace(task, disk=math.inf), budget.bytes)
+    if roomy is not None:
+        told += f", or this with {amount(roomy.disk)} free in {spill_folder()}, where {amount(task.disk)} may be used"
+    return OptionError(told) if budget.asked else ResourceError(f"{told}; that is half of what is free")
 
 
 def _one_half(config: NetworkConfig, direction: Direction) -> NetworkConfig:
     if isinstance(config, KLConfig):
         return replace(config, decoder_channels=()) if direction == "encode" else replace(config, encoder_channels=())
     return replace(config, decoder_blocks=()) if direction == "encode" else replace(config, encoder_blocks=())
-
-
-def _widen_moments(moments: Moments) -> Moments:
-    return Moments(moments.mean.float(), None if moments.logvar is None else moments.logvar.float())
 
 
 @contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 
+from vaekit.engine.fast import openvino
 from vaekit.errors import OptionError
+from vaekit.networks.config import KLConfig, NetworkConfig
 
 DTYPES = {
     "float32": torch.float32,
@@ -17,7 +21,12 @@ DTYPES = {
     "fp16": torch.float16,
 }
 
+USUAL_DTYPE = "VAEKIT_DTYPE"
+"""Of the environment: what every VAE runs in where nothing else is asked for."""
+
 Dtype = str | torch.dtype
+Engine = Literal["auto", "torch", "openvino", "reference"]
+"""auto: settled with the network; torch: optimised PyTorch; openvino: its graph; reference: the plain network."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,30 @@ class Placement:
     encode_dtype: torch.dtype
     decode_dtype: torch.dtype
     why: str
+    engine: Engine = "torch"
+    asked: bool = True
+
+    def suited_to(self, config: NetworkConfig) -> Placement:
+        """The same for a network of this kind. Raises OptionError where the engine asked for cannot run it.
+
+        A tiny encoder comes out below 50 dB in bfloat16 (taef2's latents: 49.6).
+        """
+        placement = self
+        if self.engine == "auto":
+            placement = replace(self, engine="openvino" if _openvino_is_faster(config, self) else "torch")
+        elif self.engine == "openvino" and not _openvino_runs(config, self):
+            raise OptionError(
+                "OpenVINO runs networks with zeros as padding in float32 or bfloat16; engine torch runs it"
+            )
+        if self.asked or self.device.type != "cpu" or config.kind != "tiny" or self.encode_dtype == torch.float32:
+            return placement
+        return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, which tiny encoders would not be")
 
     def __str__(self) -> str:
         encode, decode = (str(d).removeprefix("torch.") for d in (self.encode_dtype, self.decode_dtype))
         dtypes = encode if encode == decode else f"{encode} to encode and {decode} to decode"
-        return f"{self.device}, {dtypes} ({self.why})"
+        engine = {"torch": "", "openvino": " with OpenVINO", "reference": ", plain network"}.get(self.engine, "")
+        return f"{self.device}, {dtypes}{engine} ({self.why})"
 
 
 def place(
@@ -41,20 +69,28 @@ def place(
     dtype: Dtype | None = None,
     encode_dtype: Dtype | None = None,
     decode_dtype: Dtype | None = None,
+    engine: str = "auto",
 ) -> Placement:
-    """Settle device and dtypes; `dtype` stands for both directions, the other two for one each.
+    """Settle device, dtypes and engine; `dtype` stands for both directions, the other two for one each.
+
+    engine: "auto" picks the fastest that is there; "reference" is the plain
+    network, in float32 unless a dtype is asked for.
 
     Raises OptionError for names that mean nothing and devices that are not here.
     """
     where = _pick_device(device)
-    encode, decode, why = _default_dtypes(where)
-    if dtype or encode_dtype or decode_dtype:
-        why = "as asked"
+    chosen = _pick_engine(engine, where)
+    encode, decode, why = _default_dtypes(where, chosen)
+    asked = bool(dtype or encode_dtype or decode_dtype)
+    if not asked and (usual := os.environ.get(USUAL_DTYPE)):
+        return Placement(where, parse_dtype(usual), parse_dtype(usual), f"as {USUAL_DTYPE} says", chosen)
     return Placement(
         where,
         parse_dtype(encode_dtype or dtype or encode),
         parse_dtype(decode_dtype or dtype or decode),
-        why,
+        "as asked" if asked else why,
+        chosen,
+        asked,
     )
 
 
@@ -83,10 +119,41 @@ def _pick_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _default_dtypes(device: torch.device) -> tuple[torch.dtype, torch.dtype, str]:
-    """Encoding loses more in half precision than decoding does, so it stays in float32."""
+def _pick_engine(engine: str, device: torch.device) -> Engine:
+    """On a GPU the plain network stays until the fast path is measured there; on a CPU the network decides."""
+    if engine not in get_args(Engine):
+        raise OptionError(f"no engine is called {engine!r}; there are {', '.join(get_args(Engine))}")
+    if engine == "auto" and device.type != "cpu":
+        return "reference"
+    if engine == "openvino" and device.type != "cpu":
+        raise OptionError(f"OpenVINO runs on the CPU here, not on {device}")
+    if engine == "openvino" and not openvino.available():
+        raise OptionError("OpenVINO is not installed: pip install 'vaekit[openvino]'")
+    return engine  # type: ignore[return-value]
+
+
+def _openvino_runs(config: NetworkConfig, placement: Placement) -> bool:
+    zeros = not isinstance(config, KLConfig) or config.padding_mode == "zeros"
+    return zeros and {placement.encode_dtype, placement.decode_dtype} <= openvino.HINTS.keys()
+
+
+def _openvino_is_faster(config: NetworkConfig, placement: Placement) -> bool:
+    """Tiny networks by a quarter; kl ones are as fast in PyTorch, and take less memory there."""
+    return config.kind == "tiny" and openvino.available() and _openvino_runs(config, placement)
+
+
+def _default_dtypes(device: torch.device, engine: Engine) -> tuple[torch.dtype, torch.dtype, str]:
+    """Half precision where the hardware computes in it and what comes out stays within 50 dB of float32."""
+    if device.type == "cpu" and engine != "reference" and computes_in_bfloat16():
+        return torch.bfloat16, torch.bfloat16, "this processor computes in it; within 50 dB of float32"
     if device.type != "cuda":
         return torch.float32, torch.float32, "full precision by default here"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float32, torch.bfloat16, "decoding loses nothing visible in bfloat16, encoding would"
     return torch.float32, torch.float16, "no bfloat16 on this GPU; repeated in float32 if float16 overflows"
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions for it (AVX-512 BF16 or AMX); emulated, it is slower than float32."""
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask is not None and ask() for ask in asked)

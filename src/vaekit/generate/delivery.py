@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from vaekit import images
-from vaekit.errors import NumericsError, OutputError, ResourceError, VaekitError
+from vaekit.engine.strips.budget import Memory, settle
+from vaekit.engine.strips.telling import amount
+from vaekit.errors import NumericsError, OptionError, OutputError, ResourceError, VaekitError
 from vaekit.generate.painter import Drawn
 from vaekit.latents import Latents
 from vaekit.vae import VAE
@@ -39,35 +41,51 @@ def deliver(drawn: Drawn, path: Path, *, force: bool = False) -> Image.Image:
 
 
 def decode(drawn: Drawn) -> Image.Image:
-    """The picture, by the VAE or, where that fails for memory or NaN, by it in another dtype or place.
+    """The picture, by the VAE or, where that fails for memory or NaN, by it in less memory, another dtype or place.
 
-    Raises ResourceError and NumericsError where every way failed.
+    Raises ResourceError and NumericsError where every way failed, and OptionError for a budget that is too small.
     """
-    problem: VaekitError | None = None
-    for told, vae in _ways(drawn.vae):
+    try:
+        return _picture(drawn, drawn.vae, drawn.memory)
+    except (ResourceError, NumericsError) as error:
+        problem: VaekitError = error
+    for told, way in _other_ways(drawn, problem):
+        log.warning("%s: decoded again %s", problem, told)
         try:
-            if problem is not None:
-                log.warning("%s: decoded again %s", problem, told)
-            picture = vae().decode(drawn.latents)
-            assert isinstance(picture, Image.Image)
-            picture = picture.convert("RGB")
-            return picture if drawn.subject is None else drawn.subject.merged(picture)
+            return way()
         except (ResourceError, NumericsError) as error:
             problem = error
-    assert problem is not None
     raise problem
 
 
-def _ways(vae: VAE) -> Iterator[tuple[str, Callable[[], VAE]]]:
-    """How to decode, from what was asked for to what takes least."""
-    yield "", lambda: vae
-    placement = vae.placement
+def _picture(drawn: Drawn, vae: VAE, memory: Memory) -> Image.Image:
+    picture = vae.decode(drawn.latents, memory=memory)
+    assert isinstance(picture, Image.Image)
+    picture = picture.convert("RGB")
+    return picture if drawn.subject is None else drawn.subject.merged(picture)
+
+
+def _other_ways(drawn: Drawn, problem: VaekitError) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
+    """How to decode what could not be, from what changes least."""
+    vae, placement = drawn.vae, drawn.vae.placement
+    if isinstance(problem, ResourceError):
+        memory = min(settle(wished, placement.device).bytes for wished in (drawn.memory, None)) // 2
+        yield f"inside {amount(memory)} of memory", lambda: _inside(drawn, memory)
     if placement.decode_dtype == torch.float32:
-        yield "in bfloat16, which takes half the memory", lambda: _placed(vae, placement.device, torch.bfloat16)
+        dtype, told = torch.bfloat16, "in bfloat16, which takes half the memory"
     else:
-        yield "in float32, which is wider", lambda: _placed(vae, placement.device, torch.float32)
+        dtype, told = torch.float32, "in float32, which is wider"
+    yield told, lambda: _picture(drawn, _placed(vae, placement.device, dtype), drawn.memory)
     if placement.device.type != "cpu":
-        yield "on the CPU", lambda: _placed(vae, torch.device("cpu"), torch.float32)
+        yield "on the CPU", lambda: _picture(drawn, _placed(vae, torch.device("cpu"), torch.float32), drawn.memory)
+
+
+def _inside(drawn: Drawn, memory: int) -> Image.Image:
+    """Nobody asked for this budget: that it is too small is one more lack of memory."""
+    try:
+        return _picture(drawn, drawn.vae, memory)
+    except OptionError as error:
+        raise ResourceError(str(error)) from error
 
 
 def _placed(vae: VAE, device: torch.device, dtype: torch.dtype) -> VAE:

@@ -24,6 +24,7 @@ from vaekit.catalog import Library, Resolution, as_asked, resolve, scan
 from vaekit.catalog.choice import AUTOMATIC, find_checkpoint
 from vaekit.catalog.pull import pull_entry
 from vaekit.engine.placement import Dtype
+from vaekit.engine.strips.budget import Memory
 from vaekit.errors import FamilyError, FileError, OptionError
 from vaekit.generate import lora as loras_room
 from vaekit.generate.hashes import LETTERS, short_hash
@@ -48,7 +49,10 @@ TELLING = ["*.json", "*/*.json", "*/*.txt"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture before it is decoded. subject: what inpainting lays it over; interrupted: at which step, 0 if not."""
+    """One picture before it is decoded.
+
+    subject: what inpainting lays it over; interrupted: at which step, 0 if not; memory: what decoding may take.
+    """
 
     latents: Latents
     seed: int
@@ -56,6 +60,7 @@ class Drawn:
     vae: VAE = field(repr=False)
     subject: Subject | None = None
     interrupted: int = 0
+    memory: Memory = None
 
 
 def default_checkpoint() -> str:
@@ -103,9 +108,22 @@ def _configuration(name: str | None) -> Path | None:
 
 
 class Painter:
-    """Model, VAE, and the reason why it is this VAE. Made by `Painter.open`."""
+    """Model, VAE, and the reason why it is this VAE. Made by `Painter.open`.
 
-    def __init__(self, model: Model, vae: VAE, resolution: Resolution, loras: Sequence[Lora] = ()):
+    encoding, decoding: the memory that the VAE may take for either, as for `VAE.encode`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vae: VAE,
+        resolution: Resolution,
+        loras: Sequence[Lora] = (),
+        *,
+        encoding: Memory = None,
+        decoding: Memory = None,
+    ):
+        self.encoding, self.decoding = encoding, decoding
         self.model, self.vae, self.resolution, self.loras = model, vae, resolution, tuple(loras)
         self._library: Library | None = None
         self._seamless: dict[int, VAE] = {}
@@ -123,11 +141,13 @@ class Painter:
         device: str | torch.device = "auto",
         dtype: Dtype | None = None,
         vae_dtype: Dtype | None = None,
+        memory: Memory = None,
     ) -> Painter:
         """Find checkpoint and VAE by the rules of catalog.choice, and load them; the VAE is settled first.
 
         checkpoint: None for the bundled one. vae: Automatic, None, a name or a path.
         config, prediction, dtype: as for `load_model`; config may be a repository.
+        memory: bytes or "1GiB" that the VAE may take; None for half of what is free.
         Raises what those raise, and FamilyError for a VAE of another family.
         """
         library = scan()
@@ -142,7 +162,7 @@ class Painter:
         model = load_model(
             path, name=name, config=_configuration(config), prediction=prediction, device=device, dtype=dtype
         )
-        painter = Painter(model, loaded, resolution, loras)
+        painter = Painter(model, loaded, resolution, loras, encoding=memory, decoding=memory)
         painter._library = library
         for one in loras:
             loras_room.apply(model, one)
@@ -184,6 +204,8 @@ class Painter:
         prompt, negative = listen(self.model, settings.prompt, settings.negative, clip_skip=self._clip_skip(settings))
         guidance = Guidance(prompt, negative, settings.cfg, size)
         final = self._final_vae(settings)
+        if self.decoding is not None:  # one that is too small is told before the sampling
+            final.forecast(size if settings.hires is None else settings.hires.size(size), memory=self.decoding)
         encoded = (
             None if subject is None else self._encode(self._vae(settings.seamless), subject.filled or subject.picture)
         )
@@ -204,7 +226,7 @@ class Painter:
             for seed, one in zip(seeds, self._finished(tensor, settings, size, final), strict=True):
                 text = self._text(settings, seed, one.size, change, at)
                 merged = subject if change is not None and change.untouched else None
-                yield Drawn(one, seed, text, final, merged, at)
+                yield Drawn(one, seed, text, final, merged, at, self.decoding)
             if stopped is not None:
                 raise KeyboardInterrupt from stopped
 
@@ -284,7 +306,7 @@ class Painter:
             larger = F.interpolate(z.float(), size=cells, mode="bilinear").to(z.dtype)
         else:
             first, second = self._vae(settings.seamless), self._final_vae(settings)
-            decoded = images.to_pil(first.decode(z.float().cpu(), output="tensor"))
+            decoded = images.to_pil(first.decode(z.float().cpu(), output="tensor", memory=self.decoding))
             enlarged = [one.resize(size, Image.Resampling.LANCZOS) for one in decoded]
             larger = torch.cat([self._encode(second, picture) for picture in enlarged])
         told = replace(guidance, size=size)
@@ -292,7 +314,7 @@ class Painter:
         return self._again(settings, told, larger, generators, hires.strength, steps, watch, part="hires")
 
     def _encode(self, vae: VAE, picture: Image.Image) -> Tensor:
-        return vae.encode(picture).tensor.to(self.model.device, self.model.dtype)
+        return vae.encode(picture, memory=self.encoding).tensor.to(self.model.device, self.model.dtype)
 
     def _finished(self, tensor: Tensor, settings: Settings, size: tuple[int, int], vae: VAE) -> list[Latents]:
         side = vae.family.downscale

@@ -36,16 +36,21 @@ def from_file(path: str, name: str, max_pixels: int) -> Pictures:
 def from_image(image: Image.Image, name: str, max_pixels: int) -> Pictures:
     """A PIL picture, decoded or not yet, refused before it is decoded where it is too large."""
     width, height = image.size
-    if width * height > max_pixels:
-        raise PictureError(
-            f"{name}: {width}×{height} is {width * height:,} pixels, the limit is {max_pixels:,}; {_RAISE_LIMIT}"
-        )
+    check_pixels(name, width, height, max_pixels)
     if not width * height:
         raise PictureError(f"{name}: has no pixels ({width}×{height})")
     with damage_told(name):
         with pillow(max_pixels):
             decoded, notes = decode(image)
         return from_decoded(decoded, name, notes)
+
+
+def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Raise PictureError for a picture over the limit."""
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{name}: {width}×{height} is {width * height:,} pixels, the limit is {max_pixels:,}; {_RAISE_LIMIT}"
+        )
 
 
 def open_regular(path: str, name: str) -> BinaryIO:

@@ -18,12 +18,12 @@ def pad(pixels: Tensor, multiple: int) -> Tensor:
     for dimension in (-1, -2):
         length = pixels.shape[dimension]
         if length % multiple:
-            index = _reflected(length, -(-length // multiple) * multiple).to(pixels.device)
+            index = reflected(length, -(-length // multiple) * multiple).to(pixels.device)
             pixels = pixels.index_select(dimension, index)
     return pixels
 
 
-def _reflected(length: int, target: int) -> Tensor:
+def reflected(length: int, target: int) -> Tensor:
     """Where each of `target` positions looks in a line of `length`: 0 1 2 3 2 1 0 1 …"""
     period = max(1, 2 * (length - 1))
     steps = torch.arange(target) % period

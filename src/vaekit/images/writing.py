@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaekit.errors import NumericsError, OutputError, PictureError
 from vaekit.files import atomic_write
+from vaekit.images.canvas import to_levels
 from vaekit.images.telling import text_options
 from vaekit.images.wording import one_line
 
@@ -30,7 +31,7 @@ def to_pil(pixels: Tensor, alpha: Tensor | None = None) -> list[Image.Image]:
         raise PictureError(f"pictures are float [B, 3, H, W] in [-1, 1], not {pixels.dtype} {list(pixels.shape)}")
     if bool(pixels.isnan().any()):
         raise NumericsError("NaN where a picture should be; nothing can be shown")
-    levels = pixels.detach().to("cpu", torch.float32).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    levels = to_levels(pixels.detach()).cpu()
     if alpha is not None:
         if alpha.shape != (levels.shape[0], 1, *levels.shape[2:]) or alpha.dtype != torch.uint8:
             raise PictureError(f"alpha {alpha.dtype} {list(alpha.shape)} does not fit pictures {list(pixels.shape)}")

@@ -19,6 +19,7 @@ from vaekit import assets
 from vaekit.catalog import Entry, Library, Preferences, Resolution, places, resolve, scan
 from vaekit.catalog.choice import AUTOMATIC, NONE, find_checkpoint
 from vaekit.catalog.known import nearest
+from vaekit.engine.strips.budget import Memory, free_bytes
 from vaekit.errors import FamilyError, OptionError, UnsafeFileError, VaekitError
 from vaekit.generate.delivery import deliver
 from vaekit.generate.models import Model, load_model
@@ -29,7 +30,7 @@ from vaekit.generate.settings import Change, Settings
 from vaekit.loading import load
 from vaekit.vae import VAE
 from vaekit.web.history import History, LastTrace, Steps
-from vaekit.web.options import Options, Store
+from vaekit.web.options import Method, Options, Store
 
 log = logging.getLogger("vaekit")
 T = TypeVar("T")
@@ -376,7 +377,14 @@ class Desk:
         tiny = self._tiny(vae) if "TAESD" in (options.sd_vae_encode_method, options.sd_vae_decode_method) else None
         encoder = tiny if tiny is not None and options.sd_vae_encode_method == "TAESD" else vae
         decoder = tiny if options.sd_vae_decode_method == "TAESD" else vae
-        return Painter(self._model[1], encoder, resolution), None if decoder is encoder else decoder
+        painter = Painter(
+            self._model[1],
+            encoder,
+            resolution,
+            encoding=_budget(options.sd_vae_encode_method, options, vae),
+            decoding=_budget(options.sd_vae_decode_method, options, vae),
+        )
+        return painter, None if decoder is encoder else decoder
 
     def _vae(self, resolution: Resolution, cache: int) -> VAE:
         stat = resolution.path.stat() if resolution.path is not None else None
@@ -399,6 +407,13 @@ class Desk:
                 if found.can_encode and found.can_decode:
                     return found
         raise FamilyError(f"no tiny VAE of {vae.family.name} is on this disk; set the VAE type to Full")
+
+
+def _budget(method: Method, options: Options, vae: VAE) -> Memory:
+    """What this method lets the VAE take; where the options leave it open, half of what is free now."""
+    if method != "Bounded memory":
+        return None
+    return options.vae_memory_budget or free_bytes(vae.placement.device) // 2
 
 
 def _marked(drawn: Drawn, options: Options) -> Drawn:

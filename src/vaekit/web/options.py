@@ -11,19 +11,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vaekit import folders
+from vaekit.engine.strips.budget import parse
 from vaekit.errors import FileError, OptionError, OutputError
 from vaekit.files import atomic_write
 
 PATIENCE = 10.0
 """Seconds to wait for another process that is writing."""
-Method = Literal["Full", "TAESD"]
+Method = Literal["Full", "TAESD", "Bounded memory"]
 
 
 class Options(BaseModel):
     """Every option; those that A1111 has too by its names and meanings. Each acts, or refuses what cannot be done.
 
-    What they mean is told in docs/web.md, and on the page by page/texts. latent_history, as in SD.Next, and
-    trace_last_generation are not A1111's: how many generations' latents, and whether the last one's steps, are kept.
+    What they mean is told in docs/web.md, and on the page by page/texts. Not A1111's are latent_history, as in SD.Next,
+    and trace_last_generation (how many generations' latents, and whether the last one's steps, are kept), the method
+    "Bounded memory" and vae_memory_budget, the most that it takes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -36,6 +38,7 @@ class Options(BaseModel):
     auto_vae_precision_bfloat16: bool = False
     sd_vae_encode_method: Method = "Full"
     sd_vae_decode_method: Method = "Full"
+    vae_memory_budget: str = ""
     live_previews_enable: bool = True
     show_progress_every_n_steps: int = Field(default=1, ge=-1, le=1000)
     latent_history: int = Field(default=100, ge=0, le=1000)
@@ -55,6 +58,16 @@ class Options(BaseModel):
         if wished:
             raise ValueError("cannot be switched on: a VAE that overflows is run again in float32")
         return wished
+
+    @field_validator("vae_memory_budget")
+    @classmethod
+    def _amount(cls, told: str) -> str:
+        if told:
+            try:
+                parse(told)
+            except OptionError as error:
+                raise ValueError(str(error)) from None
+        return told
 
     @field_validator("show_progress_every_n_steps")
     @classmethod

@@ -7,7 +7,7 @@ import { t } from "./texts.js";
 export let options = [];
 const GROUPS = {
   model: ["sd_model_checkpoint"],
-  vae: ["sd_vae", "sd_vae_overrides_per_model_preferences", "sd_vae_checkpoint_cache", "sd_vae_encode_method", "sd_vae_decode_method", "auto_vae_precision", "auto_vae_precision_bfloat16"],
+  vae: ["sd_vae", "sd_vae_overrides_per_model_preferences", "sd_vae_checkpoint_cache", "sd_vae_encode_method", "sd_vae_decode_method", "vae_memory_budget", "auto_vae_precision", "auto_vae_precision_bfloat16"],
   previews: ["live_previews_enable", "show_progress_every_n_steps"],
   kept: ["latent_history", "trace_last_generation"],
   interface: ["quicksettings_list"],

@@ -1,0 +1,143 @@
+"""The ways to run one direction of a VAE, each made from the same weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.bench.subject import FAMILY, Subject
+from vaekit.checkpoints.arrange import arrange
+from vaekit.checkpoints.folder import diffusers_config
+from vaekit.engine.half import Half
+from vaekit.engine.placement import Engine, place
+from vaekit.errors import OptionError
+from vaekit.networks.config import KLConfig
+
+Runs = Callable[[Tensor], Tensor]
+"""The input in float32 to the result in float32."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way. make: gets it ready. slow: takes minutes to get ready, so that a quick run leaves it out."""
+
+    name: str
+    make: Callable[[Subject], Runs]
+    slow: bool = False
+
+
+def installed(subject: Subject, *, quick: bool) -> tuple[list[Peer], list[str]]:
+    """Those that can run here, vaekit's default first, then diffusers as people use it; and who is missing, why."""
+    missing = ["stable-diffusion.cpp: its Python package runs whole models and no VAE alone"]
+    peers = [Peer("vaekit", lambda one: _vaekit(one, "auto"))]
+    peers += [Peer("vaekit, reference", lambda one: _vaekit(one, "reference"))] if not quick else []
+    try:
+        diffusers_config(subject.config, FAMILY)
+    except OptionError as error:
+        return peers, [*missing, f"diffusers and all that is made from it: {error}"]
+    peers += [
+        Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, last=False)),
+        Peer("diffusers float32 channels_last", lambda one: _diffusers(one, torch.float32)),
+        Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16)),
+    ]
+    if shutil.which("c++") or shutil.which("g++"):
+        peers.append(Peer("diffusers bfloat16 compiled", lambda one: _compiled(one), slow=True))
+    else:
+        missing.append("diffusers compiled: no C++ compiler")
+    for needs, peer in (
+        (("openvino",), Peer("OpenVINO bfloat16, diffusers' graph", _openvino)),
+        (("onnxruntime", "onnx"), Peer("onnxruntime float32", _onnxruntime, slow=True)),
+    ):
+        if all(importlib.util.find_spec(name) for name in needs):
+            peers.append(peer)
+        else:
+            missing.append(f"{peer.name}: {' and '.join(needs)} not installed")
+    return [peer for peer in peers if not (quick and peer.slow)], missing
+
+
+def _vaekit(subject: Subject, engine: Engine) -> Runs:
+    placement = place("cpu", engine=engine).suited_to(subject.config)
+    dtype = placement.encode_dtype if subject.direction == "encode" else placement.decode_dtype
+    half = Half(
+        subject.direction,
+        subject.config,
+        subject.state,
+        dtype=dtype,
+        device=placement.device,
+        engine=placement.engine,
+    )
+    if subject.direction == "decode":
+        return half.decode
+    return lambda x: half.encode(x).mean
+
+
+class _Direction(nn.Module):
+    """One direction of diffusers' class, tensors in and out."""
+
+    def __init__(self, subject: Subject):
+        super().__init__()
+        import diffusers
+
+        config = diffusers_config(subject.config, FAMILY)
+        chosen = getattr(diffusers, config["_class_name"])
+        self.vae = chosen.from_config({k: v for k, v in config.items() if not k.startswith("_")}).eval()
+        self.vae.load_state_dict(arrange(subject.state, subject.config, "diffusers"))
+        self.decodes, self.kl = subject.direction == "decode", isinstance(subject.config, KLConfig)
+        self.tiny_encode = not self.decodes and not self.kl
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.decodes:
+            return self.vae.decode(x, return_dict=False)[0]
+        encoded = self.vae.encode(x, return_dict=False)[0]
+        return encoded.mean if self.kl else encoded
+
+
+def _diffusers(subject: Subject, dtype: torch.dtype, *, last: bool = True) -> Runs:
+    module: Any = _Direction(subject)
+    module = module.to(dtype=dtype, memory_format=torch.channels_last) if last else module.to(dtype)
+    return lambda x: module(x.to(dtype)).float()
+
+
+def _compiled(subject: Subject) -> Runs:
+    module: Any = _Direction(subject)
+    module = module.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    compiled: Any = torch.compile(module)
+    return lambda x: compiled(x.bfloat16()).float()
+
+
+def _openvino(subject: Subject) -> Runs:
+    import openvino
+
+    x = subject.example(64, 1)
+    with warnings.catch_warnings(action="ignore"):  # of tracing, about diffusers' own checks
+        traced = openvino.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
+    ready = openvino.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    return lambda x: torch.from_numpy(ready(x.numpy())[0].copy())
+
+
+def _onnxruntime(subject: Subject) -> Runs:
+    import onnxruntime
+
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        path = Path(folder) / "vae.onnx"
+        torch.onnx.export(
+            _Direction(subject),
+            (subject.example(64, 1),),
+            path,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": sizes, "y": sizes},
+            dynamo=False,
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])

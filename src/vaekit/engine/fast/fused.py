@@ -1,0 +1,63 @@
+"""A convolution together with the addition and activation after it, in one pass over memory.
+
+oneDNN does that; PyTorch reaches it through the operators that its own compiler
+uses. Where they are missing, the same is done one after the other, in place.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, pad: Pair = (0, 0), relu: bool = False
+) -> Tensor:
+    """x: [B, C, H, W] -> [B, out, H', W'], with ReLU where asked."""
+    if relu and _fusing(x):
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [*pad], [stride] * 2, [1, 1], 1, "relu", [], "")
+    out = F.conv2d(x, weight, bias, stride=stride, padding=pad)
+    return out.relu_() if relu else out
+
+
+def add_convolved(
+    into: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, pad: Pair = (0, 0), relu: bool = False
+) -> Tensor:
+    """into += convolution of x, then ReLU where asked; `into` is written over and given back."""
+    if _fusing(x) and into.is_contiguous(memory_format=torch.channels_last):
+        arguments: tuple[Any, ...] = ([*pad], [1, 1], [1, 1], 1, "add", 1.0, "relu" if relu else None, [], None)
+        return torch.ops.mkldnn._convolution_pointwise_.binary(into, x, weight, bias, *arguments)
+    into += F.conv2d(x, weight, bias, padding=pad)
+    return into.relu_() if relu else into
+
+
+def _fusing(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _works(x.dtype)
+
+
+@cache
+def _works(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has the operators, and they compute what they should."""
+    x = torch.linspace(-1, 1, 32, dtype=dtype).view(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.ones(2, 2, 1, 1, dtype=dtype), torch.zeros(2, dtype=dtype)
+    asked = ([0, 0], [1, 1], [1, 1], 1)
+    try:
+        one = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *asked, "relu", [], "")
+        into = x.clone()
+        two = torch.ops.mkldnn._convolution_pointwise_.binary(
+            into, x, weight, bias, *asked, "add", 1.0, "relu", [], None
+        )
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    plain = F.conv2d(x, weight, bias)
+    return _near(one, plain.relu()) and _near(two, (x + plain).relu())
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=2e-2, atol=2e-2)

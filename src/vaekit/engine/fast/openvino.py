@@ -1,0 +1,146 @@
+"""A line of steps as an OpenVINO graph: an optional way to run on a CPU (`pip install vaekit[openvino]`).
+
+The graph is written step by step, with the same folding as in `whole`; nothing
+is traced, and its sizes stay open. OpenVINO chooses the layouts and fuses. The
+full-size decoder is written and compiled in about 0.4 s, so that keeping
+compiled graphs on the disk, 100 MB each, would not pay.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaekit.engine.fast.folding import fold
+from vaekit.engine.strips.line import Line, Step
+
+HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+Node = Any
+"""openvino.Node, which is there only where OpenVINO is."""
+
+
+def available() -> bool:
+    """Whether OpenVINO is installed; it is not imported for that."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def compiled(
+    line: Line, network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """The line with these weights, ready to run: [B, C, H, W] -> [B, C', H', W'] in float32; zeros beyond the edges.
+
+    network: the plain one, asked for its norms only; it may lie on the meta device.
+    """
+    import openvino
+
+    result, given = _Writer(line, network, state).write()
+    ready = _core().compile_model(
+        openvino.Model([result], [given], "vae"), "CPU", {"INFERENCE_PRECISION_HINT": HINTS[dtype]}
+    )
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(ready(x.float().contiguous().numpy())[0].copy())
+
+    return run
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+class _Writer:
+    """Writes a line's steps one after the other as nodes of a graph."""
+
+    def __init__(self, line: Line, network: nn.Module, state: Mapping[str, Tensor]):
+        import openvino.opset15 as ops
+
+        self._ops: Any = ops
+        self._line, self._state, self._module = line, state, network.get_submodule
+
+    def write(self) -> tuple[Node, Node]:
+        """The result's node, and the input's."""
+        given = self._ops.parameter([-1, self._line.steps[0].channels, -1, -1], np.float32)
+        nodes = [given]
+        for step in self._line.steps[1:]:
+            nodes.append(self._step(step, nodes))
+        return nodes[-1], given
+
+    def _step(self, step: Step, nodes: list[Node]) -> Node:
+        x = nodes[step.source]
+        if step.kind == "keys":
+            return x  # what it stands for is written with the queries
+        prepared = x if step.norm is None else self._normed(step.norm, x)
+        if step.kind == "attend":
+            return self._ops.add(x, self._attended(step, prepared))
+        prepared = self._activated(step.before, prepared)
+        if step.kind == "up":
+            return self._enlarged(step, prepared)
+        out = self._convolved(step, prepared)
+        if step.residual is not None:
+            residual = nodes[step.residual]
+            out = self._ops.add(out, residual if step.shortcut is None else self._convolution(step.shortcut, residual))
+        return self._activated(step.after, out)
+
+    def _convolved(self, step: Step, x: Node) -> Node:
+        if step.kind == "point":
+            return self._convolution(step.name, x)
+        if step.kind == "down":
+            return self._convolution(step.name, x, stride=2, before=step.pad, after=1)
+        return self._convolution(step.name, x, before=1, after=1)
+
+    def _convolution(self, name: str, x: Node, *, stride: int = 1, before: int = 0, after: int = 0) -> Node:
+        weight = self._constant(self._state[f"{name}.weight"])
+        return self._biased(name, self._ops.convolution(x, weight, [stride] * 2, [before] * 2, [after] * 2, [1, 1]))
+
+    def _enlarged(self, step: Step, x: Node) -> Node:
+        weight = self._constant(fold(self._state[f"{step.name}.weight"]))
+        enlarged = self._ops.convolution_backprop_data(x, weight, strides=[2, 2], pads_begin=[1, 1], pads_end=[1, 1])
+        return self._biased(step.name, enlarged)
+
+    def _biased(self, name: str, x: Node) -> Node:
+        bias = self._state.get(f"{name}.bias")
+        return x if bias is None else self._ops.add(x, self._constant(bias.view(1, -1, 1, 1)))
+
+    def _normed(self, name: str, x: Node) -> Node:
+        norm = self._module(name)
+        assert isinstance(norm, nn.GroupNorm)
+        scale, shift = (self._constant(self._state[f"{name}.{part}"]) for part in ("weight", "bias"))
+        return self._ops.group_normalization(x, scale, shift, norm.num_groups, norm.eps)
+
+    def _activated(self, activation: str | None, x: Node) -> Node:
+        ops = self._ops
+
+        def number(value: float) -> Node:
+            return ops.constant(np.float32(value))
+
+        if activation == "clamp":
+            return ops.multiply(ops.tanh(ops.divide(x, number(3))), number(3))
+        if activation == "unit":
+            return ops.add(ops.multiply(x, number(0.5)), number(0.5))
+        if activation == "signed":
+            return ops.subtract(ops.multiply(x, number(2)), number(1))
+        return x if activation is None else {"silu": ops.swish, "relu": ops.relu}[activation](x)
+
+    def _attended(self, step: Step, x: Node) -> Node:
+        ops, channels = self._ops, self._line.steps[step.source].channels
+        turned, head = ops.constant([0, 2, 1]), ops.constant(1)
+
+        def cells(part: str) -> Node:
+            flat = ops.reshape(self._convolution(f"{step.name}.{part}", x), ops.constant([0, channels, -1]), True)
+            return ops.unsqueeze(ops.transpose(flat, turned), head)
+
+        gathered = ops.squeeze(ops.scaled_dot_product_attention(cells("q"), cells("k"), cells("v")), head)
+        picture = ops.reshape(ops.transpose(gathered, turned), ops.shape_of(x), False)
+        return self._convolution(f"{step.name}.proj_out", picture)
+
+    def _constant(self, tensor: Tensor) -> Node:
+        return self._ops.constant(tensor.float().contiguous().numpy())

@@ -1,0 +1,203 @@
+"""Where the rows of a step's result lie between passes: in memory, or in a file that is not resident.
+
+Rows are written from top to bottom by one pass and read from top to bottom by
+others. The last pass to read them lets go of them as it goes, so that what one
+pass uses up makes room for what it writes. Rows are [rows, width, channels]:
+channels innermost, so that a strip is one contiguous piece.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vaekit.errors import ResourceError
+
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+M_MMAP_THRESHOLD = -3
+MAPPED_FROM, MAPPED_FROM_BEFORE = 1 << 18, 1 << 25
+"""Bytes."""
+
+
+class Store(Protocol):
+    """Rows written once from top to bottom, read by any number of passes."""
+
+    def write(self, rows: Tensor) -> None:
+        """Append rows [n, width, channels]."""
+
+    def read(self, first: int, out: Tensor) -> None:
+        """Fill `out` with as many rows, from `first` on."""
+
+    def let_go(self, before: int) -> None:
+        """Rows before this one are not needed any more."""
+
+
+class Kept:
+    """In memory, in chunks of rows. On the CPU each chunk is a mapping of its own, given back whole when let go."""
+
+    def __init__(
+        self, height: int, width: int, channels: int, chunk_rows: int, dtype: torch.dtype, device: torch.device
+    ):
+        self._shape = (width, channels)
+        self._height, self._chunk_rows = height, chunk_rows
+        self._dtype, self._device = dtype, device
+        self._chunks: list[Tensor | None] = []
+        self._end = 0
+
+    def write(self, rows: Tensor) -> None:
+        done = 0
+        while done < rows.shape[0]:
+            place, offset = divmod(self._end, self._chunk_rows)
+            if place == len(self._chunks):
+                count = min(self._chunk_rows, self._height - self._end)
+                self._chunks.append(_empty((count, *self._shape), self._dtype, self._device))
+            chunk = self._chunks[place]
+            assert chunk is not None
+            count = min(rows.shape[0] - done, chunk.shape[0] - offset)
+            chunk[offset : offset + count] = rows[done : done + count]
+            done += count
+            self._end += count
+
+    def read(self, first: int, out: Tensor) -> None:
+        done = 0
+        while done < out.shape[0]:
+            place, offset = divmod(first + done, self._chunk_rows)
+            chunk = self._chunks[place]
+            assert chunk is not None, "rows were let go too early"
+            count = min(out.shape[0] - done, chunk.shape[0] - offset)
+            out[done : done + count] = chunk[offset : offset + count]
+            done += count
+
+    def let_go(self, before: int) -> None:
+        whole = len(self._chunks) if before >= self._height else before // self._chunk_rows
+        for place in range(whole):
+            self._chunks[place] = None
+
+
+class Spilled:
+    """In an unlinked temporary file, through plain reads and writes: none of it counts as resident, nothing is left."""
+
+    def __init__(self, width: int, channels: int, dtype: torch.dtype, folder: Path):
+        self._row_bytes = width * channels * dtype.itemsize
+        self._file = tempfile.TemporaryFile(dir=folder, prefix="vaekit-", buffering=0)  # noqa: SIM115
+        self._end = 0
+        self._gone = 0
+
+    def write(self, rows: Tensor) -> None:
+        data, done = _bytes_of(rows.contiguous().cpu()), 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._file.fileno(), data[done:], self._end + done)
+        except OSError as error:
+            raise ResourceError(f"cannot spill to {tempfile.gettempdir()}: {error.strerror or error}") from error
+        self._end += len(data)
+
+    def read(self, first: int, out: Tensor) -> None:
+        here = out if out.device.type == "cpu" else torch.empty_like(out, device="cpu")
+        data, done = _bytes_of(here), 0
+        while done < len(data):
+            count = os.preadv(self._file.fileno(), [data[done:]], first * self._row_bytes + done)
+            if count == 0:
+                raise ResourceError("a temporary file became shorter while it was in use")
+            done += count
+        if here is not out:
+            out.copy_(here)
+
+    def let_go(self, before: int) -> None:
+        """Give the blocks back to the disk, so that an unread page of them is never even written out."""
+        end = before * self._row_bytes
+        if end - self._gone >= 1 << 22:
+            _punch_hole(self._file.fileno(), self._gone, end - self._gone)
+            self._gone = end
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+def spill_folder() -> Path:
+    """Where temporary files go: the usual folder, or /var/tmp where that one lies in memory itself."""
+    usual = Path(tempfile.gettempdir())
+    other = Path("/var/tmp")
+    return other if _in_memory(usual) and other.is_dir() and os.access(other, os.W_OK) else usual
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that may be spilled there: nine tenths of what is free, none where the folder lies in memory itself."""
+    if _in_memory(folder):
+        return 0
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize * 9 // 10
+
+
+def _in_memory(folder: Path) -> bool:
+    """Whether a folder's file system is kept in memory (tmpfs)."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text("utf-8").splitlines()]
+    except OSError:
+        return False
+    above = [(len(where), kind) for _, where, kind, *_ in mounts if folder.resolve().is_relative_to(where)]
+    return bool(above) and max(above)[1] in ("tmpfs", "ramfs")
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    count = dtype.itemsize
+    for side in shape:
+        count *= side
+    pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _punch_hole(descriptor: int, start: int, length: int) -> None:
+    libc = _libc()
+    if libc is not None:
+        sizes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        values = (descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length)
+        libc.fallocate64(*(kind(value) for kind, value in zip(sizes, values, strict=True)))
+
+
+def give_back_heap() -> None:
+    """What the heap holds free goes back to the system, so that earlier passes do not count against later ones."""
+    _glibc("malloc_trim", 0)
+
+
+@contextmanager
+def steady_heap() -> Iterator[None]:
+    """Arrays are mappings of their own meanwhile, given back when they go: the heap has no holes that count.
+
+    Of glibc alone, which else raises that threshold to 32 MiB as it goes, where it is left afterwards.
+    """
+    give_back_heap()
+    _glibc("mallopt", M_MMAP_THRESHOLD, MAPPED_FROM)
+    try:
+        yield
+    finally:
+        _glibc("mallopt", M_MMAP_THRESHOLD, MAPPED_FROM_BEFORE)
+
+
+def _glibc(name: str, *values: int) -> None:
+    """Call a function that other C libraries may lack."""
+    function = getattr(_libc(), name, None)
+    if function is not None:
+        function(*values)
