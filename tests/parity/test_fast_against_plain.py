@@ -114,7 +114,8 @@ def test_the_input_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("name", ["mini", "mini16", "mini-tiny"])
-def test_bfloat16_stays_within_50_decibels_of_float32(name: str) -> None:
+def test_bfloat16_stays_within_50_decibels_of_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAEKIT_DTYPE")
     if not computes_in_bfloat16():
         pytest.skip("this processor has no bfloat16 instructions, so nothing runs in it by default")
     wide, fast = vaekit.load(name, engine="reference"), vaekit.load(name)
@@ -129,7 +130,8 @@ def test_bfloat16_stays_within_50_decibels_of_float32(name: str) -> None:
         assert decibels(rounded.tensor, latents.tensor, reach) >= 50
 
 
-def test_a_tiny_encoder_stays_in_float32_by_default() -> None:
+def test_a_tiny_encoder_stays_in_float32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAEKIT_DTYPE")
     assert vaekit.load("mini-tiny").placement.encode_dtype == torch.float32
     assert vaekit.load("mini-tiny", dtype="bfloat16").placement.encode_dtype == torch.bfloat16
 
