@@ -86,7 +86,6 @@ def _facts(forecast: Forecast, counted: int | None) -> dict[str, Any]:
         "one_piece": plan is None,
         "memory": forecast.memory,
         "seconds": round(forecast.seconds, 3),
-        "slower_than_one_piece": round(forecast.slower, 4),
         "operations": forecast.operations,
         "operations_of_attention": forecast.of_attention,
         "spilled": forecast.spilled,

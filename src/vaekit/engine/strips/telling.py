@@ -52,24 +52,13 @@ class Forecast:
         """Bytes written to and read from temporary files."""
         return 0.0 if self.plan is None else self.batch * self.plan.spilled
 
-    @property
-    def slower(self) -> float:
-        """The time in relation to one piece, less 1."""
-        return self.seconds / (self.batch * one_piece_seconds(self.task)) - 1
-
     def __str__(self) -> str:
-        """One line: how many strips, how much memory, how much slower than one piece."""
+        """One line: how many strips, how much memory."""
         size = f"{self.batch} of {size_of(self.task)}" if self.batch > 1 else size_of(self.task)
         if self.plan is None:
             return f"{size}: in one piece, about {amount(self.memory)}"
         strips = "1 strip" if self.strips == 1 else f"{self.strips} strips"
-        return f"{size}: {strips}, about {amount(self.memory)}, {self._slower()}"
-
-    def _slower(self) -> str:
-        percent = round(100 * self.slower)
-        if abs(percent) < 1:
-            return "as fast as in one piece"
-        return f"{abs(percent)}% {'slower' if percent > 0 else 'faster'} than in one piece"
+        return f"{size}: {strips}, about {amount(self.memory)}"
 
 
 def whole_bytes(task: Task, batch: int) -> int:
