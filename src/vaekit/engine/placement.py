@@ -54,7 +54,7 @@ class Placement:
             )
         if self.asked or self.device.type != "cpu" or config.kind != "tiny" or self.encode_dtype == torch.float32:
             return placement
-        return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, which tiny encoders would not be")
+        return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, but not of a tiny encoder")
 
     def __str__(self) -> str:
         encode, decode = (str(d).removeprefix("torch.") for d in (self.encode_dtype, self.decode_dtype))
@@ -143,9 +143,9 @@ def _openvino_is_faster(config: NetworkConfig, placement: Placement) -> bool:
 
 
 def _default_dtypes(device: torch.device, engine: Engine) -> tuple[torch.dtype, torch.dtype, str]:
-    """Half precision where the hardware computes in it and what comes out stays within 50 dB of float32."""
+    """Half precision where the hardware computes in it and what comes out stays at least 50 dB against float32."""
     if device.type == "cpu" and engine != "reference" and computes_in_bfloat16():
-        return torch.bfloat16, torch.bfloat16, "this processor computes in it; within 50 dB of float32"
+        return torch.bfloat16, torch.bfloat16, "this processor computes in it; at least 50 dB against float32"
     if device.type != "cuda":
         return torch.float32, torch.float32, "full precision by default here"
     if torch.cuda.is_bf16_supported(including_emulation=False):

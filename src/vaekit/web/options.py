@@ -14,6 +14,7 @@ from vaekit import folders
 from vaekit.engine.strips.budget import parse
 from vaekit.errors import FileError, OptionError, OutputError
 from vaekit.files import atomic_write
+from vaekit.generate.architectures import read_json
 
 PATIENCE = 10.0
 """Seconds to wait for another process that is writing."""
@@ -115,7 +116,7 @@ class Store:
     def read(self) -> Options:
         """What is stored, and the defaults for the rest. Raises FileError where the file is broken."""
         try:
-            return Options().changed(_object(self.path)) if self.path.exists() else Options()
+            return Options().changed(read_json(self.path)) if self.path.exists() else Options()
         except OptionError as error:
             raise FileError(f"{self.path}: {error}") from error
 
@@ -143,7 +144,7 @@ class Store:
         taken: dict[str, Any] = {}
         refused: dict[str, str] = {}
         options = Options()
-        for name, value in _object(path).items():
+        for name, value in read_json(path).items():
             if name not in Options.model_fields:
                 continue
             if name == "quicksettings_list" and isinstance(value, list):
@@ -156,18 +157,6 @@ class Store:
                 refused[name] = str(error)
         self.change(taken)
         return taken, refused
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{path}: not valid JSON") from error
-    if not isinstance(loaded, dict):
-        raise FileError(f"{path}: not a file of options")
-    return loaded
 
 
 def _told(error: ValidationError) -> str:
