@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vaekit.engine.fast import openvino
+from vaekit.engine.fast.fused import fusing
 from vaekit.engine.fast.whole import Whole
 from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
@@ -186,6 +187,7 @@ class Half:
             disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
             rates=ration.rates,
             rows=ration.rows,
+            in_place=fusing(self.device, self.dtype),
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:

@@ -37,9 +37,9 @@ def quarters(weight: Tensor) -> Tensor:
 
 def _shares(weight: Tensor) -> Iterator[tuple[int, int, int, int, Tensor]]:
     """(down, right, row, column, [out, in]): what a cell of the 2×2 gives to one of the four pixels."""
-    seen = (((0,), (1, 2)), ((0, 1), (2,)))  # by each of two pixels, of each of two cells
+    seen = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))  # by each of two pixels, of each of two cells
     for down, right, row, column in product((0, 1), repeat=4):
-        pixels = weight[:, :, seen[down][row]][:, :, :, seen[right][column]]
+        pixels = weight[:, :, seen[down][row], seen[right][column]]
         yield down, right, row, column, pixels.float().sum((2, 3)).to(weight.dtype)
 
 

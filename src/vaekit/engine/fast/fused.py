@@ -27,18 +27,37 @@ def convolve(
 
 
 def add_convolved(
-    into: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, pad: Pair = (0, 0), relu: bool = False
+    into: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    pad: Pair = (0, 0),
+    relu: bool = False,
 ) -> Tensor:
     """into += convolution of x, then ReLU where asked; `into` is written over and given back."""
     if _fusing(x) and into.is_contiguous(memory_format=torch.channels_last):
-        arguments: tuple[Any, ...] = ([*pad], [1, 1], [1, 1], 1, "add", 1.0, "relu" if relu else None, [], None)
+        arguments: tuple[Any, ...] = ([*pad], [stride] * 2, [1, 1], 1, "add", 1.0, "relu" if relu else None, [], None)
         return torch.ops.mkldnn._convolution_pointwise_.binary(into, x, weight, bias, *arguments)
-    into += F.conv2d(x, weight, bias, padding=pad)
+    into += F.conv2d(x, weight, bias, stride=stride, padding=pad)
     return into.relu_() if relu else into
 
 
+def packed(weight: Tensor, x: Tensor, *, stride: int = 1, pad: Pair = (0, 0)) -> Tensor:
+    """The weights of a convolution as `add_convolved` is quickest with on arrays like x: in oneDNN's own order."""
+    if not _fusing(x):
+        return weight.contiguous(memory_format=torch.channels_last)
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, [*pad], [stride] * 2, [1, 1], 1, [*x.shape])
+
+
+def fusing(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether convolutions add to an array that is there, without one of their own for what they add."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _works(dtype)
+
+
 def _fusing(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _works(x.dtype)
+    return fusing(x.device, x.dtype)
 
 
 @cache
@@ -48,10 +67,11 @@ def _works(dtype: torch.dtype) -> bool:
     weight, bias = torch.ones(2, 2, 1, 1, dtype=dtype), torch.zeros(2, dtype=dtype)
     asked = ([0, 0], [1, 1], [1, 1], 1)
     try:
+        order = torch.ops.mkldnn._reorder_convolution_weight(weight, *asked, [*x.shape])
         one = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *asked, "relu", [], "")
         into = x.clone()
         two = torch.ops.mkldnn._convolution_pointwise_.binary(
-            into, x, weight, bias, *asked, "add", 1.0, "relu", [], None
+            into, x, order, bias, *asked, "add", 1.0, "relu", [], None
         )
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

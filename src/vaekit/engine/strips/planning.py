@@ -72,6 +72,7 @@ class Task:
     whole time, the input among them. result: bytes of the finished result, which
     lies in memory during the last pass (0 where it is written away in strips).
     disk: bytes that may be spilled at a time. rows: force this strip height.
+    in_place: a convolution adds to an array that is there, without one of its own.
     """
 
     line: Line
@@ -83,6 +84,7 @@ class Task:
     disk: float = math.inf
     rates: Rates = field(default_factory=Rates)
     rows: int | None = None
+    in_place: bool = True
 
     def row_bytes(self, step: int) -> int:
         """Bytes of one row of a step's result."""
@@ -301,27 +303,30 @@ class _Draft:
 
 
 def working_bytes(task: Task, sweep: Sweep, rows: int) -> int:
-    """What a pass needs beside the stored results: windows, weights, and the arrays of the step that needs most."""
-    windows, most = _largest(task, sweep, rows)
+    """What a pass needs beside the stored results: windows, weights, the two arrays that all steps use, their own."""
+    windows, own = _largest(task, sweep, rows)
     weights = sum(task.weight_bytes(step) for step in sweep.computed)
-    return sum(count * task.row_bytes(step) for step, count in windows.items()) + weights + most
+    return sum(count * task.row_bytes(step) for step, count in windows.items()) + weights + own
 
 
 @lru_cache(maxsize=100_000)
 def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int]:
-    """The most rows each window ever holds, and the most bytes that a step's own arrays ever take.
+    """The most rows each window ever holds, and the most bytes that the arrays of steps ever take.
 
     The first strips fill the windows and are the largest; a few more show the rhythm.
     """
     windows: dict[int, int] = {}
-    most = 0
+    slab = made = own = 0
     for i, strip in enumerate(sweep.strips(rows)):
         if i == 8:
             break
         for step, count in window_rows(sweep, strip):
             windows[step] = max(windows.get(step, 0), count)
-        most = max(most, *(step_bytes(task, step, count) for step, count in new_rows(sweep, strip)))
-    return windows, most
+        for step, count in new_rows(sweep, strip):
+            slab = max(slab, slab_bytes(task, step, count))
+            own = max(own, own_bytes(task, step, count))
+        made = max(made, (strip.rows[1] - strip.rows[0]) * task.row_bytes(sweep.target))
+    return windows, slab + made + own
 
 
 def window_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:
@@ -335,23 +340,29 @@ def new_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:
     yield from ((span.step, span.new[1] - span.new[0]) for span in strip.spans if span.step not in read)
 
 
-def step_bytes(task: Task, step: int, rows: int) -> int:
-    """Bytes of the arrays with which `rows` rows of a step are computed, its result among them."""
-    this, line = task.line.steps[step], task.line
+def slab_bytes(task: Task, step: int, rows: int) -> int:
+    """Bytes of what `rows` rows of a step are convolved from: rows of its source, activated, with a margin."""
+    this = task.line.steps[step]
     if rows == 0:
         return 0
-    out = rows * task.row_bytes(step)
-    wide = task.row_bytes(this.source) + 2 * line.steps[this.source].channels * task.item
-    weights = task.weight_bytes(step)
+    wide = task.row_bytes(this.source) + 2 * task.line.width_of_source(step) * task.item
+    reach = {"conv": rows + 2, "down": 2 * rows + 1, "up": rows // 2 + 2}.get(this.kind, rows)
+    return reach * wide
+
+
+def own_bytes(task: Task, step: int, rows: int) -> int:
+    """Bytes of the arrays that a step has for itself while `rows` rows of it are computed."""
+    this, out, weights = task.line.steps[step], rows * task.row_bytes(step), task.weight_bytes(step)
+    if rows == 0:
+        return 0
     if this.kind == "attend":
-        cells, channels = rows * line.side(step, task.width), this.channels
-        block = min(KEYS_AT_ONCE, line.side(step, task.width) * line.side(step, task.height))
+        cells, channels = rows * task.line.side(step, task.width), this.channels
+        block = min(KEYS_AT_ONCE, task.line.side(step, task.width) * task.line.side(step, task.height))
         # in float32: queries, what is gathered, and its share of a block; scores; the block's keys and values
-        return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + 2 * out + weights
-    if this.kind == "up":  # of four parts, one at a time is copied, convolved and put in its place
-        return (rows // 2 + 2) * wide + (rows // 2 + 1) * task.row_bytes(this.source) + out + out // 4 + weights // 4
-    reach = {"conv": rows + 2, "down": 2 * rows + 1}.get(this.kind, rows)
-    return max(reach * wide + out + weights, 2 * out if this.shortcut else 0)
+        return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + out + weights
+    if this.kind == "up":  # of four kinds of pixels, one at a time
+        return weights // 4 + out // 4 + (0 if task.in_place else out // 4)
+    return weights + (0 if task.in_place else out)
 
 
 # The walk down the line

@@ -7,8 +7,10 @@ rearranged copies of their input and output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -16,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.engine.fast.folding import quarters
-from vaekit.engine.fast.fused import add_convolved, convolve
+from vaekit.engine.fast.fused import add_convolved, packed
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
 from vaekit.engine.strips.statistics import Affine, Statistics
-from vaekit.engine.strips.stores import Kept, Spilled, Store, give_back_heap, steady_heap
+from vaekit.engine.strips.stores import Kept, Spare, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
 
-BLOCK = 1 << 16
+BLOCK = 1 << 18
 """Numbers that are normalised and activated together, so that they stay in the processor's cache."""
 
 
@@ -71,7 +73,9 @@ class Runner:
         self._statistics: dict[int, Statistics] = {}
         self._affines: dict[str, Affine] = {}
         self._windows: dict[int, _Window] = {}
-        self._weights: dict[int, Tensor] = {}
+        self._spare = Spare(dtype, device)
+        self._slab, self._rows, self._quarter = (_Scratch(dtype, device) for _ in range(3))
+        self._weights: dict[int, list[Tensor]] = {}
 
     def run(self) -> None:
         last_use = self.plan.last_use()
@@ -79,9 +83,22 @@ class Runner:
             for i, one in enumerate(self.plan.passes):
                 last = frozenset(step for step, use in last_use.items() if use == i)
                 self._run_pass(one, i, last)
-                give_back_heap()
                 for step in last:
                     self._stores.pop(step, None)
+                for scratch in (self._slab, self._rows, self._quarter):
+                    scratch.clear()
+                self._keep_for(self.plan.passes[i + 1 : i + 2])
+                give_back_heap()
+
+    def _keep_for(self, following: Sequence[Pass]) -> None:
+        """Of the spare chunks, those that the pass that follows will fill; its memory counts them."""
+        kept = [one.sweep.target for one in following if self.plan.places[one.sweep.target] == "keep"]
+        if not kept:
+            self._spare.clear()
+            return
+        rows, (target,) = self.task.chunk_rows(kept[0]), kept
+        size = rows * self._width(target) * self.line.steps[target].channels
+        self._spare.keep(size, self.line.side(target, self.task.height) // rows)
 
     def _run_pass(self, one: Pass, number: int, last: frozenset[int]) -> None:
         target, sweep = one.sweep.target, one.sweep
@@ -100,9 +117,9 @@ class Runner:
                 if span.step in read:
                     self._read(span, let_go=span.step in last)
                 elif span.step == target:
-                    self._deliver(target, strip.rows[0], self._compute(target, span.new))
+                    self._deliver(target, strip.rows[0], self._make(target, span.new))
                 else:
-                    self._windows[span.step].extend(self._compute(span.step, span.new))
+                    self._compute(span.step, span.new, self._windows[span.step].room(span.new[1] - span.new[0]))
             count += 1
             self._tell(one, number, count)
         self._windows, self._weights = {}, {}
@@ -112,7 +129,7 @@ class Runner:
         height, width = self.line.side(target, self.task.height), self._width(target)
         if place == "keep":
             chunk_rows = self.task.chunk_rows(target)
-            self._stores[target] = Kept(height, width, step.channels, chunk_rows, self._dtype, self._device)
+            self._stores[target] = Kept(height, width, step.channels, chunk_rows, self._spare)
         elif place == "spill":
             self._stores[target] = Spilled(width, step.channels, self._dtype, self._folder)
         if step.normed:
@@ -131,6 +148,12 @@ class Runner:
         if let_go:
             self._stores[span.step].let_go(span.new[1])
 
+    def _make(self, target: int, rows: Rows) -> Tensor:
+        """Rows of a pass's result, which are there until the next strip."""
+        out = self._rows.take(rows[1] - rows[0], self._width(target), self.line.steps[target].channels)
+        self._compute(target, rows, out)
+        return out
+
     def _deliver(self, target: int, first: int, rows: Tensor) -> None:
         if target in self._statistics:
             self._statistics[target].add(rows)
@@ -146,59 +169,73 @@ class Runner:
 
     # One step
 
-    def _compute(self, place: int, rows: Rows) -> Tensor:
-        """Rows of one step's result, from the windows of what it reads."""
+    def _compute(self, place: int, rows: Rows, out: Tensor) -> None:
+        """Fill `out` with rows of one step's result, from the windows of what it reads."""
         step = self.line.steps[place]
         if step.kind == "attend":
-            return self._attend(step, place, rows)
-        if step.kind == "keys":
-            return self._keys(step, rows)
-        out = (self._enlarge if step.kind == "up" else self._convolve)(step, place, rows)
-        return out.mul_(2).sub_(1) if step.after == "signed" else out
+            self._attend(step, place, rows, out)
+        elif step.kind == "keys":
+            self._keys(step, rows, out)
+        elif step.kind == "up":
+            self._enlarge(step, place, rows, out)
+        else:
+            self._convolve(step, place, rows, out)
+        if step.after == "signed":
+            out.mul_(2).sub_(1)
 
-    def _residual(self, step: Step, rows: Rows) -> Tensor | None:
-        """What the convolution is added to, in its place; the window stays as it is."""
+    def _begin(self, step: Step, rows: Rows, out: Tensor) -> None:
+        """Fill `out` with what the convolution is added to."""
         if step.residual is None:
-            return None
-        residual = self._windows[step.residual].rows(*rows)
-        return residual.clone() if step.shortcut is None else _point(residual, self._conv(step.shortcut))
+            out.zero_()
+        elif step.shortcut is None:
+            out.copy_(self._windows[step.residual].rows(*rows))
+        else:
+            _point(self._windows[step.residual].rows(*rows), self._conv(step.shortcut), out)
 
-    def _convolve(self, step: Step, place: int, rows: Rows) -> Tensor:
+    def _convolve(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         conv, relu = self._conv(step.name), step.after == "relu"
+        if step.kind == "point" and step.residual is None:
+            _point(self._activated(step, rows), conv, out)
+            if relu:
+                out.relu_()
+            return
+        self._begin(step, rows, out)
         height = self.line.side(step.source, self.task.height)
         first, last = rows
+        stride, pad = 1, 0
         if step.kind == "point":
-            out, into = _point(self._activated(step, rows, (0, 0), 0), conv), self._residual(step, rows)
-            out = out if into is None else into.add_(out)
-            return out.relu_() if relu else out
-        if step.kind == "down":
-            first, last = 2 * first - step.pad, 2 * last + 1 - step.pad
-            slab = self._activated(step, (max(0, first), min(height, last)), (max(0, -first), max(0, last - height)), 0)
-            slab = slab if step.pad else F.pad(slab, (0, 0, 0, 1))
-            return _conv(slab, self._weight(place, conv), conv.bias, stride=2, pad=step.pad, relu=relu)
-        reflect = self.line.padding == "reflect"
-        first, last = first - 1, last + 1
-        inside, over = (max(0, first), min(height, last)), (max(0, -first), max(0, last - height))
-        slab = self._activated(step, inside, over, int(reflect))
-        if reflect:
-            _mirror(slab, over)
-        into, pad = self._residual(step, rows), 0 if reflect else 1
-        return _conv(slab, self._weight(place, conv), conv.bias, pad=pad, into=into, relu=relu)
+            slab = self._activated(step, rows)
+        elif step.kind == "down":
+            stride, pad = 2, step.pad
+            inside, over = _clipped(2 * first - pad, 2 * last + 1 - pad, height)
+            slab = self._activated(step, inside, over, (0, 0 if pad else 1))
+        else:
+            inside, over = _clipped(first - 1, last + 1, height)
+            if self.line.padding == "reflect":
+                slab = self._activated(step, inside, over, (1, 1))
+                _mirror(slab, over)
+            else:
+                slab, pad = self._activated(step, inside, over), 1
+        picture, into = _picture(slab), _picture(out)
+        if place not in self._weights:
+            self._weights[place] = [packed(conv.weight, picture, stride=stride, pad=(0, pad))]
+        add_convolved(into, picture, self._weights[place][0], conv.bias, stride=stride, pad=(0, pad), relu=relu)
 
-    def _activated(self, step: Step, rows: Rows, over: Rows, beside: int) -> Tensor:
-        """Rows of the source, normalised and activated, with rows of zeros above and below and columns beside."""
+    def _activated(self, step: Step, rows: Rows, over: Rows = (0, 0), beside: Rows = (0, 0)) -> Tensor:
+        """Rows of the source, normalised and activated, with rows of zeros above and below and columns beside.
+
+        It is there until the next step.
+        """
         window = self._windows[step.source].rows(*rows)
-        plain = step.norm is None and step.before is None
-        if plain and over == (0, 0) and not beside:
+        if step.norm is None and step.before is None and over == beside == (0, 0):
             return window
         n, width, channels = window.shape
-        slab = window.new_empty((over[0] + n + over[1], width + 2 * beside, channels))
+        slab = self._slab.take(over[0] + n + over[1], beside[0] + width + beside[1], channels)
         slab[: over[0]] = 0
         slab[over[0] + n :] = 0
-        inside = slab[over[0] : over[0] + n, beside : beside + width]
-        if plain:
-            inside.copy_(window)
-            return slab
+        slab[:, : beside[0]] = 0
+        slab[:, beside[0] + width :] = 0
+        inside = slab[over[0] : over[0] + n, beside[0] : beside[0] + width]
         affine = self._affine(step) if step.norm is not None else None
         at_once = max(1, BLOCK // (width * channels))
         for start in range(0, n, at_once):
@@ -213,47 +250,36 @@ class Runner:
             self._affines[step.norm] = self._statistics[step.source].affine(norm, self._device)
         return self._affines[step.norm]
 
-    def _enlarge(self, step: Step, place: int, rows: Rows) -> Tensor:
-        """Nearest enlargement and 3×3 convolution, folded: each of four kinds of pixels sees 2×2 cells.
-
-        What 3×3 pixels of the enlarged picture share of a cell is summed in the
-        weights beforehand: four ninths of the arithmetic, and no enlarged picture.
-        """
+    def _enlarge(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
+        """Nearest enlargement and 3×3 convolution, folded: each of four kinds of pixels sees 2×2 cells."""
         conv = self._conv(step.name)
-        height = self.line.side(step.source, self.task.height)
-        first, last = rows[0] // 2, rows[1] // 2
-        inside, over = (max(0, first - 1), min(height, last + 1)), (int(first == 0), int(last == height))
-        slab = self._activated(step, inside, over, 1)
+        inside, over = _clipped(rows[0] // 2 - 1, rows[1] // 2 + 1, self.line.side(step.source, self.task.height))
+        slab = self._activated(step, inside, over, (1, 1))
         if self.line.padding == "reflect":  # the mirrored pixel beside an edge belongs to the edge's own cell
             _repeat_edges(slab, over)
-        else:
-            slab[:, 0] = 0
-            slab[:, -1] = 0
+        n, width = slab.shape[0] - 2, slab.shape[1] - 2
+        parts = [_picture(slab[i : i + n + 1, j : j + width + 1]) for i, j in product((0, 1), repeat=2)]
         if place not in self._weights:
-            self._weights[place] = quarters(conv.weight)
-        n, width = last - first, slab.shape[1] - 2
-        out = slab.new_empty((n, 2, width, 2, step.channels))
-        for down in (0, 1):
-            for right in (0, 1):
-                part = slab[down : down + n + 1, right : right + width + 1]
-                out[:, down, :, right] = _conv(part, self._weights[place][2 * down + right], conv.bias)
-        return out.view(2 * n, 2 * width, step.channels)
+            self._weights[place] = [packed(w, x) for w, x in zip(quarters(conv.weight), parts, strict=True)]
+        pixels = out.view(n, 2, width, 2, step.channels)
+        for i, x in enumerate(parts):
+            quarter = self._quarter.take(n, width, step.channels).zero_()
+            add_convolved(_picture(quarter), x, self._weights[place][i], conv.bias)
+            pixels[:, i // 2, :, i % 2] = quarter
 
-    def _keys(self, step: Step, rows: Rows) -> Tensor:
-        slab = self._activated(step, rows, (0, 0), 0)
+    def _keys(self, step: Step, rows: Rows, out: Tensor) -> None:
+        slab = self._activated(step, rows)
         half = step.channels // 2
-        out = slab.new_empty((*slab.shape[:2], step.channels))
-        out[..., :half] = _point(slab, self._conv(f"{step.name}.k"))
-        out[..., half:] = _point(slab, self._conv(f"{step.name}.v"))
-        return out
+        out[..., :half] = _linear(slab, self._conv(f"{step.name}.k"))
+        out[..., half:] = _linear(slab, self._conv(f"{step.name}.v"))
 
-    def _attend(self, step: Step, place: int, rows: Rows) -> Tensor:
+    def _attend(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
-        queries = _point(self._activated(step, rows, (0, 0), 0), self._conv(f"{step.name}.q"))
+        queries = _linear(self._activated(step, rows), self._conv(f"{step.name}.q"))
         gathered = attend(queries.float().flatten(0, 1), self._blocks(step.keys))
-        out = _point(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"))
-        return out.add_(x)
+        _point(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
+        out.add_(x)
 
     def _blocks(self, keys: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All keys and values, a few rows of cells at a time."""
@@ -271,11 +297,6 @@ class Runner:
         module = self._module(name)
         assert isinstance(module, nn.Conv2d)
         return module
-
-    def _weight(self, place: int, conv: nn.Conv2d) -> Tensor:
-        if place not in self._weights:
-            self._weights[place] = conv.weight.contiguous(memory_format=torch.channels_last)
-        return self._weights[place]
 
 
 class _Window:
@@ -301,49 +322,66 @@ class _Window:
         self._count += count
         return self._buffer[self._count - count : self._count]
 
-    def extend(self, rows: Tensor) -> None:
-        self.room(rows.shape[0]).copy_(rows)
-
     def rows(self, first: int, last: int) -> Tensor:
         return self._buffer[first - self._first : last - self._first]
 
 
+class _Scratch:
+    """An array that one step after the other uses; it grows to the largest, and goes with the pass."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self._array = torch.empty(0, dtype=dtype, device=device)
+
+    def take(self, *shape: int) -> Tensor:
+        """Uninitialised, over what was taken before."""
+        count = math.prod(shape)
+        if self._array.numel() < count:
+            self.clear()
+            self._array = self._array.new_empty(count)
+        return self._array[:count].view(shape)
+
+    def clear(self) -> None:
+        self._array = self._array.new_empty(0)
+
+
 def _activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:
-    """out = before(norm(x)), in float32 in between."""
-    y = x.float() if affine is None else affine.apply(x)
+    """out = before(norm(x)); x is left as it is."""
+    if affine is None:
+        out.copy_(x)
+    else:
+        affine.apply(x, out)
     if before == "silu":
-        y = F.silu(y, inplace=affine is not None)
+        F.silu(out, inplace=True)
     elif before == "relu":
-        y = F.relu(y, inplace=affine is not None)
+        out.relu_()
     elif before == "clamp":
-        y = torch.tanh(y / 3) * 3
+        out.copy_(torch.tanh(x.float() / 3) * 3)
     elif before == "unit":
-        y = y * 0.5 + 0.5
-    out.copy_(y)
+        out.copy_(x.float() * 0.5 + 0.5)
 
 
-def _point(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def _linear(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 1×1 convolution of rows."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: int = 1,
-    pad: int = 0,
-    into: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """A convolution of rows [n, width, channels], padded with zeros at the sides only, and added to `into`."""
-    picture = x.permute(2, 0, 1).unsqueeze(0)
-    if into is None:
-        out = convolve(picture, weight, bias, stride=stride, pad=(0, pad), relu=relu)
+def _point(x: Tensor, conv: nn.Conv2d, out: Tensor) -> None:
+    """The same into an array that is there."""
+    weight, cells = conv.weight.flatten(1).T, out.view(-1, out.shape[2])
+    if conv.bias is None:
+        torch.mm(x.flatten(0, 1), weight, out=cells)
     else:
-        out = add_convolved(into.permute(2, 0, 1).unsqueeze(0), picture, weight, bias, pad=(0, pad), relu=relu)
-    return out.squeeze(0).permute(1, 2, 0).contiguous()
+        torch.addmm(conv.bias, x.flatten(0, 1), weight, out=cells)
+
+
+def _picture(rows: Tensor) -> Tensor:
+    """[n, width, channels] -> [1, channels, n, width], channels last."""
+    return rows.permute(2, 0, 1).unsqueeze(0)
+
+
+def _clipped(first: int, last: int, height: int) -> tuple[Rows, Rows]:
+    """Rows as those that there are, and how many lie above and below the picture."""
+    return (max(0, first), min(height, last)), (max(0, -first), max(0, last - height))
 
 
 def _mirror(slab: Tensor, over: Rows) -> None:

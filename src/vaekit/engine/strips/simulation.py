@@ -6,7 +6,7 @@ windows grow and shrink as spans say, chunks of stored rows come and go.
 
 from __future__ import annotations
 
-from vaekit.engine.strips.planning import OVERHEAD, Pass, Plan, Task, step_bytes
+from vaekit.engine.strips.planning import OVERHEAD, Pass, Plan, Task, own_bytes, slab_bytes
 
 
 def simulated(plan: Plan) -> int:
@@ -35,6 +35,7 @@ class _Run:
         if self._plan.places[target] == "keep":
             self._chunks[target] = []
         read = frozenset(one.sweep.read)
+        slab = made = 0
         for strip in one.sweep.strips(one.rows):
             for span in strip.spans:
                 count = span.new[1] - span.new[0]
@@ -44,10 +45,12 @@ class _Run:
                     if span.step in last:
                         self._let_go(span.step, span.new[1])
                     continue
-                arrays = step_bytes(task, span.step, count)
-                if span.step == target and target in self._chunks:
-                    self._write(target, span.new[1])
-                self.peak = max(self.peak, fixed + self._kept + arrays)
+                slab = max(slab, slab_bytes(task, span.step, count))
+                if span.step == target:
+                    made = max(made, count * task.row_bytes(target))
+                    if target in self._chunks:
+                        self._write(target, span.new[1])
+                self.peak = max(self.peak, fixed + self._kept + slab + made + own_bytes(task, span.step, count))
         for step in last:
             self._kept -= sum(self._chunks.pop(step, []))
 

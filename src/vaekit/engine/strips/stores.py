@@ -9,6 +9,7 @@ channels innermost, so that a strip is one contiguous piece.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import sys
@@ -44,14 +45,12 @@ class Store(Protocol):
 
 
 class Kept:
-    """In memory, in chunks of rows. On the CPU each chunk is a mapping of its own, given back whole when let go."""
+    """In memory, in chunks of rows, which go to `spare` when they are let go."""
 
-    def __init__(
-        self, height: int, width: int, channels: int, chunk_rows: int, dtype: torch.dtype, device: torch.device
-    ):
+    def __init__(self, height: int, width: int, channels: int, chunk_rows: int, spare: Spare):
         self._shape = (width, channels)
         self._height, self._chunk_rows = height, chunk_rows
-        self._dtype, self._device = dtype, device
+        self._spare = spare
         self._chunks: list[Tensor | None] = []
         self._end = 0
 
@@ -61,7 +60,7 @@ class Kept:
             place, offset = divmod(self._end, self._chunk_rows)
             if place == len(self._chunks):
                 count = min(self._chunk_rows, self._height - self._end)
-                self._chunks.append(_empty((count, *self._shape), self._dtype, self._device))
+                self._chunks.append(self._spare.take((count, *self._shape)))
             chunk = self._chunks[place]
             assert chunk is not None
             count = min(rows.shape[0] - done, chunk.shape[0] - offset)
@@ -82,7 +81,39 @@ class Kept:
     def let_go(self, before: int) -> None:
         whole = len(self._chunks) if before >= self._height else before // self._chunk_rows
         for place in range(whole):
-            self._chunks[place] = None
+            chunk, self._chunks[place] = self._chunks[place], None
+            if chunk is not None:
+                self._spare.give(chunk)
+
+
+class Spare:
+    """Chunks that one store let go, for another to take: fresh memory costs the system as much time as a copy.
+
+    On the CPU each is a mapping of its own, which goes back to the system as a whole.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self._dtype, self._device = dtype, device
+        self._chunks: list[Tensor] = []
+
+    def give(self, chunk: Tensor) -> None:
+        self._chunks.append(chunk.view(-1))
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialised. Where nothing fits exactly, all there is goes back first: none lies there beside the new one."""
+        count = math.prod(shape)
+        for place, chunk in enumerate(self._chunks):
+            if chunk.numel() == count:
+                return self._chunks.pop(place).view(shape)
+        self.clear()
+        return _empty(shape, self._dtype, self._device)
+
+    def keep(self, size: int, count: int) -> None:
+        """Let go of all but `count` chunks of `size` numbers."""
+        self._chunks = [chunk for chunk in self._chunks if chunk.numel() == size][:count]
+
+    def clear(self) -> None:
+        self._chunks.clear()
 
 
 class Spilled:
