@@ -51,6 +51,9 @@ def serve(
     allow_pickles: Annotated[
         bool, typer.Option("--allow-pickles", help="Let requests load .pt and .ckpt files too, with tensors alone.")
     ] = False,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures that requests name by URL, from public addresses.")
+    ] = False,
     import_a1111: Annotated[
         Path | None, typer.Option("--import-a1111", metavar="CONFIG.JSON", help="Take its options over first.")
     ] = None,
@@ -101,6 +104,7 @@ def serve(
         api_auth=api_auth,
         ui_auth=ui_auth,
         origins=tuple(allow_origin or ()),
+        urls=allow_urls,
     )
     log.info("http://%s:%d", f"[{where}]" if ":" in where else where, port)
     config = uvicorn.Config(app, where, port, log_level="warning", access_log=False, timeout_graceful_shutdown=LEAVING)

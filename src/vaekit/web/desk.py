@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from vaekit.catalog import Entry, Library, Preferences, Resolution, places, reso
 from vaekit.catalog.choice import AUTOMATIC, NONE, find_checkpoint
 from vaekit.catalog.known import nearest
 from vaekit.engine.strips.budget import Memory, free_bytes
-from vaekit.errors import FamilyError, OptionError, UnsafeFileError, VaekitError
+from vaekit.errors import FamilyError, OptionError, UnsafeFileError
 from vaekit.generate.delivery import deliver
 from vaekit.generate.models import Model, load_model
 from vaekit.generate.painter import Drawn, Painter, default_checkpoint, load_resolved
@@ -31,18 +31,10 @@ from vaekit.loading import load
 from vaekit.vae import VAE
 from vaekit.web.history import History, LastTrace, Steps
 from vaekit.web.options import Method, Options, Store
+from vaekit.web.queue import NOBODY, WAITING, Busy, Client, FairQueue
 
 log = logging.getLogger("vaekit")
 T = TypeVar("T")
-
-WAITING = 16
-"""How many may wait for their turn."""
-
-
-class Busy(VaekitError):
-    """The queue is full."""
-
-    exit_code = 1
 
 
 @dataclass
@@ -105,8 +97,8 @@ class Desk:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        self._queue = ThreadPoolExecutor(1, thread_name_prefix="desk")
-        self._pending = 0
+        self._queue = FairQueue(self.waiting)
+        self.refused = 0
         self.closed = False
         self._lock = threading.Lock()
         self._scanning = threading.Lock()
@@ -215,30 +207,30 @@ class Desk:
 
     # The queue
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Do this when everything before it is done. Raises Busy."""
-        with self._lock:
-            if self._pending > self.waiting:
-                raise Busy(f"{self.waiting} requests wait already; try again later")
-            self._pending += 1
-        future = self._queue.submit(work)
+    def submit(self, work: Callable[[], T], client: Client = NOBODY) -> Future[T]:
+        """Do this in the client's turn (`FairQueue`). Raises Busy, and gives it where a place is lost to others."""
+        try:
+            future = self._queue.submit(work, client)
+        except Busy:
+            with self._lock:
+                self.refused += 1
+            raise
         future.add_done_callback(self._left)
         return future
 
     def _left(self, future: Future[Any]) -> None:
         with self._lock:
-            self._pending -= 1
             if future.cancelled():
                 return
-            if future.exception() is None:
-                self.served += 1
-            else:
-                self.failed += 1
+            error = future.exception()
+            self.served += error is None
+            self.refused += isinstance(error, Busy)
+            self.failed += error is not None and not isinstance(error, Busy)
 
     @property
     def pending(self) -> int:
         """Under way and waiting."""
-        return self._pending
+        return self._queue.pending
 
     def interrupt(self) -> None:
         """Stop the drawing under way; what there is of it is decoded."""
@@ -254,7 +246,7 @@ class Desk:
         """Take nothing more, and stop what is under way."""
         self.closed = True
         self.interrupt()
-        self._queue.shutdown(wait=True, cancel_futures=True)
+        self._queue.close()
 
     # Drawing
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vaekit.errors import OptionError, VaekitError
-from vaekit.web.desk import Busy
+from vaekit.web.queue import Busy
 
 log = logging.getLogger("vaekit")
 

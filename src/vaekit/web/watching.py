@@ -17,7 +17,8 @@ from vaekit.errors import OptionError
 from vaekit.generate.trace import TraceFile, pictures
 from vaekit.latents import Latents, draw
 from vaekit.vae import VAE
-from vaekit.web.desk import Busy, Desk
+from vaekit.web.desk import Desk
+from vaekit.web.queue import Busy
 from vaekit.web.turns import turn
 from vaekit.web.wire import encoded
 
