@@ -128,7 +128,7 @@ def get_public(url: str, *, most: int, seconds: float) -> bytes:
         if request.url.scheme not in ("http", "https"):
             raise httpx2.UnsupportedProtocol("neither http nor https")
         try:
-            response = _follow(client, request, None)
+            response = _follow(client, request, None, pinned=True)
             try:
                 if not response.is_success:
                     raise _refusal(response, url, "")
@@ -192,14 +192,20 @@ def _wait_asked(response: httpx2.Response, otherwise: float) -> float | None:
         return otherwise if response.status_code == HTTPStatus.TOO_MANY_REQUESTS else None
 
 
-def _follow(client: httpx2.Client, request: httpx2.Request, token: Bearer | None) -> httpx2.Response:
-    """The answer at the end of the redirects; httpx takes the token off a request that leaves its server."""
+def _follow(
+    client: httpx2.Client, request: httpx2.Request, token: Bearer | None, *, pinned: bool = False
+) -> httpx2.Response:
+    """The answer at the end of the redirects; httpx takes the token off a request that leaves its server.
+
+    pinned: the client's connections are PublicOnly, and there is nothing to look at afterwards.
+    """
     border = _Border(request.url)
     auth: httpx2.Auth | None = token
     for _ in range(MOST_REDIRECTS):
         response = client.send(request, stream=True, auth=auth, follow_redirects=False)
         try:
-            border.refuse_peer(response)
+            if not pinned:
+                border.refuse_peer(response)
             if response.next_request is None:
                 return response
             border.refuse(response.next_request.url)

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,7 +87,7 @@ def create(
     that requests name by URL, from public addresses.
     """
     limits = limits or Limits()
-    errands = Errands(partial(desk.library, anew=True))
+    errands = Errands(partial(desk.library, anew=True), desk.told)
     fetcher = Fetcher(urls)
 
     @asynccontextmanager
@@ -105,7 +106,7 @@ def create(
         redoc_url=None,
         responses=REFUSALS,
     )
-    _errors(app)
+    _errors(app, desk)
     _lists(app, desk, urls)
     _options(app, desk)
     _drawing(app, desk, limits, fetcher)
@@ -119,22 +120,23 @@ def create(
     return app
 
 
-def _errors(app: FastAPI) -> None:
+def _errors(app: FastAPI, desk: Desk) -> None:
     @app.exception_handler(VaekitError)
     async def told(request: Request, error: VaekitError) -> JSONResponse:
         status = 429 if isinstance(error, Busy) else 422 if error.exit_code == 2 else 503
-        return JSONResponse({"detail": str(error), "error": type(error).__name__}, status)
+        detail = await asyncio.to_thread(desk.told, str(error))
+        return JSONResponse({"detail": detail, "error": type(error).__name__}, status)
 
 
 def _lists(app: FastAPI, desk: Desk, urls: bool) -> None:
     @app.get("/sdapi/v1/sd-vae")
     def sd_vae() -> list[dict[str, str]]:
-        return [{"model_name": name, "filename": str(path)} for name, path in desk.vaes().items()]
+        return [{"model_name": name, "filename": path.name} for name, path in desk.vaes().items()]
 
     @app.get("/sdapi/v1/sd-models")
     def sd_models() -> list[dict[str, Any]]:
         return [
-            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": str(path), "config": None}
+            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": path.name, "config": None}
             for name, path in desk.checkpoints().items()
         ]
 
@@ -206,6 +208,12 @@ def _options(app: FastAPI, desk: Desk) -> None:
         """Store some options; all of them or none."""
         desk.check(values)
         desk.store.change(values)
+
+    @app.post("/api/v1/import")
+    def take_over(config: Annotated[dict[str, Any], Body(examples=[{"sd_vae": "None"}])]) -> dict[str, Any]:
+        """Take over the options of an A1111 config.json: what was taken, refused with the reason, and is not known."""
+        told: dict[str, Any] = desk.told(asdict(desk.store.take_over(config, desk.check)))
+        return told
 
     @app.get("/api/v1/settings")
     def settings() -> list[dict[str, Any]]:
@@ -307,7 +315,7 @@ async def _served(desk: Desk, limits: Limits, wish: Txt2Img, request: Request, f
     done = await turn(desk, request, lambda: desk.draw(drawn, options, change, keep=wish.save_images), desk.interrupt)
     if wish.override_settings and not wish.override_settings_restore_afterwards:
         desk.store.change(wish.override_settings)
-    return _answer(wish, done)
+    return _answer(wish, done, desk.told(done.resolution.to_dict()))
 
 
 def _bounded(drawn: Settings, picture: Path, limits: Limits) -> Settings:
@@ -321,7 +329,7 @@ def _bounded(drawn: Settings, picture: Path, limits: Limits) -> Settings:
     return drawn
 
 
-def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
+def _answer(wish: Txt2Img, done: Done, resolution: dict[str, Any]) -> dict[str, Any]:
     size = done.pictures[0].size if done.pictures else (0, 0)
     info = {
         "prompt": wish.prompt,
@@ -342,7 +350,7 @@ def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
         "infotexts": list(done.texts),
         "interrupted": done.interrupted,
         "files": [path.name for path in done.files] if wish.save_images else [],
-        "vae_resolution": done.resolution.to_dict(),
+        "vae_resolution": resolution,
         "not_used": wire.not_used(wish),
     }
     pictures = [encoded(one, text) for one, text in zip(done.pictures, done.texts, strict=True)]
@@ -360,9 +368,9 @@ def _own(app: FastAPI, desk: Desk) -> None:
     def vae() -> dict[str, Any]:
         """Which VAE the stored options lead to, and why."""
         found = desk.resolution(desk.store.read())
-        told = found.to_dict()
+        told: dict[str, Any] = desk.told(found.to_dict())
         told["hash"] = None if found.path is None or found.baked else short_hash(found.path)
-        told["line"] = f"{found.choice} → {found.name}: {found.reason}"
+        told["line"] = f"{told['choice']} → {told['name']}: {told['reason']}"
         told["only_bundled"] = set(desk.checkpoints()) == set(assets.bundled_checkpoints())
         return told
 

@@ -30,6 +30,7 @@ from vaekit.generate.settings import Change, Settings
 from vaekit.loading import load
 from vaekit.vae import VAE
 from vaekit.web.history import History, LastTrace, Steps
+from vaekit.web.naming import without_folders
 from vaekit.web.options import Method, Options, Store
 from vaekit.web.queue import NOBODY, WAITING, Busy, Client, FairQueue
 
@@ -97,7 +98,7 @@ class Desk:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        self._queue = FairQueue(self.waiting)
+        self.queue = FairQueue(self.waiting)
         self.refused = 0
         self.closed = False
         self._lock = threading.Lock()
@@ -129,6 +130,11 @@ class Desk:
     def vaes(self) -> dict[str, Path]:
         """VAEs by the names that requests may use."""
         return _by_name(self.library().vaes)
+
+    def told(self, value: Any) -> Any:
+        """Texts, and plain values with texts in them, for clients: with names in the place of this machine's paths."""
+        names = {path: name for known in (self.vaes(), self.checkpoints()) for name, path in known.items()}
+        return without_folders(value, names, (*self.models, self.outputs, self.store.path.parent))
 
     def named(self, name: str) -> VAE:
         """A VAE by the name that `vaes` has for it, loaded; the last one stays. Raises OptionError with the nearest."""
@@ -210,7 +216,7 @@ class Desk:
     def submit(self, work: Callable[[], T], client: Client = NOBODY) -> Future[T]:
         """Do this in the client's turn (`FairQueue`). Raises Busy, and gives it where a place is lost to others."""
         try:
-            future = self._queue.submit(work, client)
+            future = self.queue.submit(work, client)
         except Busy:
             with self._lock:
                 self.refused += 1
@@ -230,7 +236,7 @@ class Desk:
     @property
     def pending(self) -> int:
         """Under way and waiting."""
-        return self._queue.pending
+        return self.queue.pending
 
     def interrupt(self) -> None:
         """Stop the drawing under way; what there is of it is decoded."""
@@ -246,7 +252,7 @@ class Desk:
         """Take nothing more, and stop what is under way."""
         self.closed = True
         self.interrupt()
-        self._queue.close()
+        self.queue.close()
 
     # Drawing
 

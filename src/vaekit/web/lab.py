@@ -142,7 +142,8 @@ def add(app: FastAPI, desk: Desk, limits: Limits, fetcher: Fetcher) -> None:
             if wish.image is not None:
                 return examine_picture(_picture(wish.image, folder, limits)).to_dict()
             path, decoder = desk.place(str(wish.vae))
-            return examine(path, decoder=decoder).to_dict() | {"source": wish.vae}
+            told: dict[str, Any] = desk.told(examine(path, decoder=decoder).to_dict())
+            return told | {"source": wish.vae}
 
         return await with_folder(request, work)
 

@@ -18,6 +18,7 @@ export const showHistory = told(async () => {
   $("history-empty").hidden = records.length > 0;
   $("history-clear").hidden = !records.length;
   if (!records.some((one) => one.id === chosen?.id)) { chosen = null; $("history-one").hidden = true; }
+  if (chosen) choose($("history-vae"), vaes(), $("history-vae").value);
   $("history-list").replaceChildren(...records.map((one) => {
     const alt = t("history.alt", { seed: one.seed, vae: one.vae });
     const made = element("button", { type: "button", role: "listitem", translate: false, title: one.text },

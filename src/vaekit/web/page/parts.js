@@ -99,6 +99,12 @@ export const cell = (content, attributes = {}) =>
 
 export function table(place, heads, rows) {
   if (!rows.length) return place.replaceChildren();
-  const head = element("tr", {}, ...heads.map(([key, kind]) => element("th", { scope: "col", className: kind ?? "", textContent: key ? t(key) : "" })));
-  place.replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells))));
+  // On a narrow screen each row is a card, and each cell tells what it is: the roles keep it a table.
+  const titles = heads.map(([key]) => (key ? t(key) : ""));
+  for (const cells of rows) cells.forEach((one, at) => { one.role = "cell"; one.dataset.title = titles[at]; });
+  place.role = "table";
+  const head = element("tr", { role: "row" }, ...heads.map(([, kind], at) =>
+    element("th", { role: "columnheader", scope: "col", className: kind ?? "", textContent: titles[at] })));
+  place.replaceChildren(element("thead", { role: "rowgroup" }, head),
+    element("tbody", { role: "rowgroup" }, ...rows.map((cells) => element("tr", { role: "row" }, ...cells))));
 }
