@@ -74,7 +74,7 @@ def test_every_setting_of_a_mask_changes_the_picture(model: str, here: Path) -> 
         ("--masked-content", "fill"),
         ("--masked-content", "latent noise"),
         ("--masked-content", "Latent-Nothing"),
-        ("--inpaint-area", "only-masked"),
+        ("--inpaint-area", "only-masked", "--only-masked-padding", "4"),
         ("--inpaint-area", "Only masked", "--only-masked-padding", "0"),
         ("--invert-mask",),
         ("--redecoded",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -44,18 +43,18 @@ def test_what_would_be_unsafe_or_wrong_is_refused(
 
 
 def test_a_config_of_a1111_is_taken_over_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     config = {"sd_vae": "gone.safetensors", "sd_vae_checkpoint_cache": 2, "auto_vae_precision": False, "outdir": "/x"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("uvicorn.Server.run", lambda self: None)
-    caplog.set_level(logging.INFO, "vaekit")
     assert main(["serve", "--import-a1111", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]) == 0
-    assert "taken over: sd_vae_checkpoint_cache" in caplog.text
-    assert "not taken over: sd_vae: " in caplog.text and "not taken over: auto_vae_precision: " in caplog.text
-    assert "nothing for 1 others: outdir" in caplog.text
+    err = capsys.readouterr().err
+    assert "taken over: sd_vae_checkpoint_cache" in err
+    assert "not taken over: sd_vae: " in err and "not taken over: auto_vae_precision: " in err
+    assert "nothing for 1 others: outdir" in err
 
 
 def test_without_the_extra_it_says_what_to_install(
