@@ -23,7 +23,7 @@ from vaekit.catalog import Preferences
 from vaekit.engine.half import Half
 from vaekit.errors import FamilyError, OptionError
 from vaekit.web.app import create
-from vaekit.web.desk import Desk
+from vaekit.web.desk import Desk, Progress
 from vaekit.web.naming import without_folders
 from vaekit.web.queue import Busy, Client
 from vaekit.web.wire import Limits
@@ -292,6 +292,17 @@ def test_previews_come_when_they_are_on_and_due(desk: Desk, options: dict[str, A
     desk._look = look  # type: ignore[method-assign]
     desk.submit(lambda: desk.draw(Settings("x", steps=2, size=(32, 32)), wished)).result()
     assert len(seen) == 2 and any(seen) == shown
+
+
+def test_the_time_left_goes_by_the_steps_and_not_by_what_was_loaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("vaekit.web.desk.time.monotonic", lambda: now[0])
+    progress = Progress("txt2img", count=2, step=1, steps=10, first=(1000.0, 0.05))
+    assert progress.seconds_left == 0.0
+    now[0], progress.step = 1004.0, 3
+    assert progress.seconds_left == pytest.approx(2.0 * 17)
+    progress.number, progress.step = 1, 10
+    assert progress.seconds_left == 0.0
 
 
 # The queue

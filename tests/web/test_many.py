@@ -57,13 +57,14 @@ def queued(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
 
 
 def overtaken(queued: list[Asked]) -> int:
-    """How often, at most, one client was served while another's request waited."""
-    served = [one for one in queued if one.begun is not None]
+    """How often, at most, one client was served while another one waited for its next turn."""
+    served = sorted((one for one in queued if one.begun is not None), key=lambda one: one.begun or 0)
+    last: dict[Client, int] = {}
     most = 0
-    for one in served:
-        times = Counter(
-            other.client for other in served if other.client != one.client and one.asked < other.begun < one.begun
-        )
+    for at, one in enumerate(served):
+        since = max(one.asked, last.get(one.client, -1))
+        last[one.client] = one.begun or 0
+        times = Counter(other.client for other in served[:at] if (other.begun or 0) > since)
         most = max(most, *times.values(), 0)
     return most
 

@@ -312,7 +312,7 @@ def test_a_config_of_a1111_is_imported_and_what_was_not_taken_is_told(page: Any,
     page.get_by_role("tab", name="Settings").click()
     page.locator("#take-over").set_input_files(tmp_path / "config.json")
     page.get_by_text("Taken over: sd_vae, quicksettings_list").wait_for()
-    page.get_by_text("auto_vae_precision: auto_vae_precision: cannot be switched off").wait_for()
+    page.get_by_text("auto_vae_precision: cannot be switched off").wait_for()
     page.get_by_text("CLIP_stop_at_last_layers: not an option here").wait_for()
     page.get_by_text("vaekit has nothing for 1 others: outdir_samples").wait_for()
     assert page.locator("#quick").get_by_label("SD VAE", exact=True).input_value() == "pale-copy.safetensors"

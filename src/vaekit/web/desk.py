@@ -40,14 +40,17 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """The drawing under way. job: "" where there is none; picture: the last preview."""
+    """The drawing under way. job: "" where there is none; picture: the last preview.
+
+    first: when the first step was done, and how much of all that was; loading before it tells nothing of the rest.
+    """
 
     job: str = ""
     number: int = 0
     count: int = 0
     step: int = 0
     steps: int = 0
-    begun: float = 0.0
+    first: tuple[float, float] | None = None
     picture: Image.Image | None = None
     interrupted: bool = False
     skipped: bool = False
@@ -61,8 +64,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        share = self.share
-        return (time.monotonic() - self.begun) * (1 - share) / share if share else 0.0
+        """0 where nothing is known yet."""
+        if self.first is None or self.share <= self.first[1]:
+            return 0.0
+        then, before = self.first
+        return (time.monotonic() - then) * (1 - self.share) / (self.share - before)
 
 
 @dataclass(frozen=True)
@@ -267,7 +273,7 @@ class Desk:
         ):
             raise OptionError("tiling and the Lanczos upscaler go by the whole VAE; set the VAE types to Full")
         job = "img2img" if change is not None else "txt2img"
-        self.progress = now = Progress(job, count=settings.count, steps=settings.steps, begun=time.monotonic())
+        self.progress = now = Progress(job, count=settings.count, steps=settings.steps)
         try:
             painter, decoder = self._painter(options)
             return self._drawn(painter, decoder, settings, options, change, keep)
@@ -353,6 +359,7 @@ class Desk:
 
         def look(step: Step) -> None:
             now.step, now.steps = step.number, step.total
+            now.first = now.first or (time.monotonic(), now.share)
             if preview is not None and step.number % every == 0:
                 preview(step)
             if now.interrupted or now.skipped:

@@ -167,7 +167,7 @@ class Store:
                 check(taken | {name: value})
                 taken[name] = value
             except VaekitError as error:
-                refused[name] = str(error)
+                refused[name] = str(error).removeprefix(f"{name}: ")
         self.change(taken)
         return Imported(taken, refused, tuple(sorted(str(name)[:100] for name in ignored)))
 

@@ -2,7 +2,7 @@
 
 import { ask, askPicture, remove } from "./ask.js";
 import { vaes } from "./options.js";
-import { $, choose, divided, element, named } from "./parts.js";
+import { $, choose, divided, element, framed, named } from "./parts.js";
 import { t } from "./texts.js";
 
 let chosen = null;
@@ -51,8 +51,7 @@ const decode = told(async () => {
     decoded[vae] = url;
     const names = Object.keys(decoded);
     if (names.length > 1) return divided($("history-stage"), decoded, { left: 0, right: names.indexOf(vae) || 1 });
-    $("history-stage").replaceChildren(element("figure", { className: "divided" },
-      element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })), named("p", vae, { className: "hint" }));
+    $("history-stage").replaceChildren(framed(element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })), named("p", vae, { className: "hint" }));
   } finally {
     $("history-decode").disabled = false;
   }

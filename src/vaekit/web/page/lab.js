@@ -2,7 +2,7 @@
 
 import { ask, askPicture } from "./ask.js";
 import { vaes } from "./options.js";
-import { $, cell, choose, divided, element, enlarge, named, png, read64, table } from "./parts.js";
+import { $, cell, choose, divided, element, enlarge, framed, named, png, read64, table } from "./parts.js";
 import { reason } from "./reasons.js";
 import { t } from "./texts.js";
 
@@ -84,8 +84,7 @@ $("lab-latents-wish").addEventListener("submit", (event) => {
     const vae = $("lab-decode-vae").value;
     const url = await askPicture("/api/v1/decode", { latents, vae });
     const seen = await ask("/api/v1/channels", { latents });
-    $("lab-stage").replaceChildren(element("figure", { className: "divided" },
-      element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })),
+    $("lab-stage").replaceChildren(framed(element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })),
     element("a", { className: "button", href: url, download: "decoded.png", textContent: t("download") }));
     $("lab-table").replaceChildren();
     $("lab-examined").hidden = true;

@@ -62,6 +62,14 @@ export function enlarge(url, text, cells = false) {
   $("large").showModal();
 }
 
+// A box in the proportions of the picture in it.
+export function framed(...inside) {
+  const box = element("div", { className: "divided" }, ...inside);
+  const [first] = inside;
+  first.addEventListener("load", () => box.style.setProperty("--ratio", first.naturalWidth / first.naturalHeight));
+  return box;
+}
+
 // Two of several pictures with a slider between them. pictures: name -> address.
 export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   const names = Object.keys(pictures);
@@ -71,7 +79,7 @@ export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   one.translate = other.translate = false;
   const slider = element("input", { type: "range", min: 0, max: 100, value: 50 });
   const [under, over] = [element("img"), element("img")];
-  const box = element("div", { className: "divided" }, under, over);
+  const box = framed(under, over);
   const show = () => {
     [under.src, under.alt] = [pictures[other.value], other.value];
     [over.src, over.alt] = [pictures[one.value], one.value];
