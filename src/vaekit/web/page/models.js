@@ -69,7 +69,7 @@ function drawVaes(vaes) {
   table($("models-vaes"), [["vae"], ["family"], ["models.network"], ["models.dtype"], ["size", "number"], ["models.same"], ["models.where"], [""]],
     vaes.map((one) => [
       cell(one.name), cell(one.family.join(", ")), cell(one.network), cell(one.dtypes.join(", ")),
-      size(one), cell(one.same_as.join(", ")), cell(one.program),
+      size(one), cell(one.same_as.join(", ")), cell(reason(one.program)),
       cell(button("models.examine", told(() => examine(one.name)), { className: "small" }))]));
 }
 

@@ -66,7 +66,8 @@ export function enlarge(url, text, cells = false) {
 export function framed(...inside) {
   const box = element("div", { className: "divided" }, ...inside);
   const [first] = inside;
-  first.addEventListener("load", () => box.style.setProperty("--ratio", first.naturalWidth / first.naturalHeight));
+  first.addEventListener("load", () =>
+    (box.parentElement ?? box).style.setProperty("--ratio", first.naturalWidth / first.naturalHeight));
   return box;
 }
 
@@ -98,7 +99,7 @@ export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   const label = (key, control) => element("label", {}, element("span", { textContent: t(key) }), control);
   stage.replaceChildren(
     element("div", { className: "tools divide" }, label("divide.left", one), label("divide.right", other)),
-    box, element("div", { className: "divide" }, label("divide", slider)));
+    box, element("div", { className: "divide under" }, label("divide", slider)));
   show();
 }
 
