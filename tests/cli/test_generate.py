@@ -60,6 +60,41 @@ def test_several_pictures_are_numbered_or_named_by_their_seeds(model: str, here:
     assert files(here / "folder") == ["txt2img-4.png", "txt2img-5.png"]
 
 
+def test_every_setting_of_a_mask_changes_the_picture(model: str, here: Path) -> None:
+    picture = Image.new("RGB", (32, 32), "red")
+    picture.paste("blue", (8, 8, 24, 24))
+    picture.save("in.png")
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (8, 8, 16, 16))
+    mask.save("mask.png")
+    common = ["--mask", "mask.png", "--mask-blur", "0", "--model", model, "--steps", "2", "--seed", "1", "--force"]
+    found: dict[tuple[str, ...], bytes] = {}
+    for options in (
+        (),
+        ("--masked-content", "fill"),
+        ("--masked-content", "latent noise"),
+        ("--masked-content", "Latent-Nothing"),
+        ("--inpaint-area", "only-masked", "--only-masked-padding", "4"),
+        ("--inpaint-area", "Only masked", "--only-masked-padding", "0"),
+        ("--invert-mask",),
+        ("--redecoded",),
+    ):
+        assert main(["img2img", "in.png", "x", "-o", "out.png", *common, *options]) == 0
+        with Image.open("out.png") as drawn:
+            found[options] = drawn.tobytes()
+            assert drawn.size == (32, 32)
+            inside = (0, 0, 8, 8) if "--invert-mask" in options else (8, 8, 16, 16)
+            outside = (8, 8, 16, 16) if "--invert-mask" in options else (20, 20, 32, 32)
+            assert drawn.convert("RGB").crop(inside).tobytes() != picture.crop(inside).tobytes()
+            if options != ("--redecoded",):
+                assert drawn.convert("RGB").crop(outside).tobytes() == picture.crop(outside).tobytes()
+    assert len(set(found.values())) == len(found)
+    same = ["--masked-content", "original", "--inpaint-area", "whole picture"]
+    assert main(["img2img", "in.png", "x", "-o", "out.png", *common, *same]) == 0
+    with Image.open("out.png") as drawn:
+        assert drawn.tobytes() == found[()]
+
+
 WRONG = [
     (["txt2img", "x", "--steps", "0"], "0 steps"),
     (["txt2img", "x", "--size", "0"], "0×0"),
@@ -85,8 +120,19 @@ WRONG = [
     (["img2img", "there.png", "x", "--strength", "1.5"], "strength of 1.5"),
     (["img2img", "there.png", "x", "--strength", "-1"], "strength of -1"),
     (["img2img", "there.png", "x", "--mask", "small.png"], "of one size"),
-    (["img2img", "there.png", "x", "--mask-blur", "3"], "belong to --mask"),
-    (["img2img", "there.png", "x", "--redecoded"], "belong to --mask"),
+    (["img2img", "there.png", "x", "--mask-blur", "3"], "--mask-blur belongs to --mask"),
+    (["img2img", "there.png", "x", "--redecoded"], "--redecoded belongs to --mask"),
+    (["img2img", "there.png", "x", "--masked-content", "fill"], "--masked-content belongs to --mask"),
+    (["img2img", "there.png", "x", "--inpaint-area", "only-masked"], "--inpaint-area belongs to --mask"),
+    (["img2img", "there.png", "x", "--only-masked-padding", "8"], "--only-masked-padding belongs to --mask"),
+    (["img2img", "there.png", "x", "--invert-mask"], "--invert-mask belongs to --mask"),
+    (["img2img", "there.png", "x", "--mask", "there.png", "--masked-content", "blur"], "latent-noise"),
+    (["img2img", "there.png", "x", "--mask", "there.png", "--inpaint-area", "half"], "only-masked"),
+    (["img2img", "there.png", "x", "--mask", "there.png", "--only-masked-padding", "8"], "--inpaint-area only-masked"),
+    (
+        ["img2img", "there.png", "x", "--mask", "there.png", "--inpaint-area", "only-masked", "--redecoded"],
+        "put back into the picture",
+    ),
     (["img2img", "there.png", "x", "--resize", "crop"], "belongs to --size"),
     (["img2img", "there.png", "x", "--resize", "nix", "--size", "64"], "no way to resize"),
     (["img2img", "missing.png", "x"], "no such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -39,6 +40,21 @@ def test_what_would_be_unsafe_or_wrong_is_refused(
     assert main(["serve", *arguments]) == 2
     err = capsys.readouterr().err
     assert told in err and "Traceback" not in err
+
+
+def test_a_config_of_a1111_is_taken_over_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    config = {"sd_vae": "gone.safetensors", "sd_vae_checkpoint_cache": 2, "auto_vae_precision": False, "outdir": "/x"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self: None)
+    assert main(["serve", "--import-a1111", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]) == 0
+    err = capsys.readouterr().err
+    assert "taken over: sd_vae_checkpoint_cache" in err
+    assert "not taken over: sd_vae: " in err and "not taken over: auto_vae_precision: " in err
+    assert "nothing for 1 others: outdir" in err
 
 
 def test_without_the_extra_it_says_what_to_install(

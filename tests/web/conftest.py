@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -20,6 +21,8 @@ from vaekit import assets
 from vaekit.web.app import create
 from vaekit.web.desk import Desk
 from vaekit.web.options import Store
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +41,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (weights,) = assets.model_folder("mini-pale").glob("*.safetensors")
     shutil.copy(weights, folder / "vae" / "pale-copy.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

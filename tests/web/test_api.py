@@ -23,7 +23,9 @@ from vaekit.catalog import Preferences
 from vaekit.engine.half import Half
 from vaekit.errors import FamilyError, OptionError
 from vaekit.web.app import create
-from vaekit.web.desk import Busy, Desk
+from vaekit.web.desk import Desk, Progress
+from vaekit.web.naming import without_folders
+from vaekit.web.queue import Busy, Client
 from vaekit.web.wire import Limits
 
 DRAW = {"prompt": "a red apple", "steps": 2, "seed": 3, "width": 32, "height": 32, "sampler_name": "Euler"}
@@ -292,6 +294,17 @@ def test_previews_come_when_they_are_on_and_due(desk: Desk, options: dict[str, A
     assert len(seen) == 2 and any(seen) == shown
 
 
+def test_the_time_left_goes_by_the_steps_and_not_by_what_was_loaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("vaekit.web.desk.time.monotonic", lambda: now[0])
+    progress = Progress("txt2img", count=2, step=1, steps=10, first=(1000.0, 0.05))
+    assert progress.seconds_left == 0.0
+    now[0], progress.step = 1004.0, 3
+    assert progress.seconds_left == pytest.approx(2.0 * 17)
+    progress.number, progress.step = 1, 10
+    assert progress.seconds_left == 0.0
+
+
 # The queue
 
 
@@ -320,11 +333,11 @@ def test_interrupt_gives_what_there_is_and_skip_goes_on(desk: Desk) -> None:
 
 def test_a_full_queue_says_429_and_a_cancelled_place_is_free(desk: Desk, client: TestClient) -> None:
     go = threading.Event()
-    desk.waiting = 2
+    desk.queue.waiting = 2
     try:
-        places: list[Future[Any]] = [desk.submit(go.wait) for _ in range(3)]
+        places: list[Future[Any]] = [desk.submit(go.wait, Client(machine)) for machine in "abc"]
         with pytest.raises(Busy):
-            desk.submit(go.wait)
+            desk.submit(go.wait, Client("d"))
         assert client.post("/sdapi/v1/txt2img", json=DRAW).status_code == 429
         assert places[-1].cancel()
         order: list[int] = []
@@ -407,3 +420,50 @@ def test_ready_means_that_a_drawing_could_begin(client: TestClient, desk: Desk, 
     assert client.get("/readyz").status_code == 422
     with pytest.raises(OptionError):
         desk.resolution(desk.store.read())
+
+
+def test_no_folder_of_this_machine_is_told(client: TestClient, desk: Desk, models: Path, tmp_path: Path) -> None:
+    broken = models / "vae" / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    inside = [str(place) for place in (models, tmp_path, Path.home())]
+    try:
+        client.post("/sdapi/v1/refresh-vae")
+        wishes = ["/etc/passwd", "broken.safetensors", "small-sd", "mini16"]
+        told = [client.post("/sdapi/v1/options", json={"sd_vae": name}).text for name in wishes]
+        told.append(client.post("/sdapi/v1/img2img", json=DRAW | {"init_images": ["bm90aGluZw=="]}).text)
+        told += [client.post("/api/v1/inspect", json={"name": name}).text for name in ("small-sd", "mini")]
+        told += [client.post("/api/v1/doctor", json={"vae": "pale-copy.safetensors"}).text]
+        told.append(json.dumps(draw(client)[1]))
+        for path in ("/api/v1/models", "/api/v1/vae", "/api/v1/trace", "/sdapi/v1/sd-vae", "/sdapi/v1/sd-models"):
+            told.append(client.get(path).text)
+        desk.store.path.write_text("{")
+        told.append(client.get("/sdapi/v1/options").text)
+    finally:
+        broken.unlink()
+    assert "broken.safetensors" in told[1] and "web.json" in told[-1]
+    for text in told:
+        assert not any(place in text for place in inside), text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/srv/models/x.safetensors: broken", "X: broken"),
+        ("/srv/models/vae/y.pt: broken", "vae/y.pt: broken"),
+        ("see /opt/a/b/c.bin and /opt/d", "see c.bin and d"),
+        ("https://example.org/a/b is away", "https://example.org/a/b is away"),
+        ("512/8 cells, 3/4", "512/8 cells, 3/4"),
+    ],
+)
+def test_names_stand_in_the_place_of_paths(text: str, told: str) -> None:
+    names = {Path("/srv/models/x.safetensors"): "X"}
+    assert without_folders(text, names, [Path("/srv/models")]) == told
+    assert without_folders({"a": [text, 1, None]}, names, [Path("/srv/models")]) == {"a": [told, 1, None]}
+
+
+def test_a_config_of_a1111_is_imported(client: TestClient) -> None:
+    config = {"sd_vae": "gone.safetensors", "sd_vae_checkpoint_cache": 2, "outdir": "/x", "auto_vae_precision": False}
+    told = client.post("/api/v1/import", json=config).json()
+    assert told["taken"] == {"sd_vae_checkpoint_cache": 2} and told["ignored"] == ["outdir"]
+    assert set(told["refused"]) == {"sd_vae", "auto_vae_precision"}
+    assert client.get("/sdapi/v1/options").json()["sd_vae_checkpoint_cache"] == 2

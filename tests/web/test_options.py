@@ -60,15 +60,32 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_config_of_a1111_is_taken_over_as_far_as_it_goes(tmp_path: Path) -> None:
-    theirs = tmp_path / "config.json"
     listed = ["sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers"]
     config = {"sd_vae": "x.safetensors", "auto_vae_precision": False, "outdir": "/x", "quicksettings_list": listed}
-    theirs.write_text(json.dumps(config))
     store = Store(tmp_path / "web.json")
-    taken, refused = store.take_over(theirs)
-    assert taken == {"sd_vae": "x.safetensors", "quicksettings_list": ["sd_model_checkpoint", "sd_vae"]}
-    assert set(refused) == {"auto_vae_precision", "CLIP_stop_at_last_layers"}
+    found = store.take_over(config)
+    assert found.taken == {"sd_vae": "x.safetensors", "quicksettings_list": ["sd_model_checkpoint", "sd_vae"]}
+    assert set(found.refused) == {"auto_vae_precision", "CLIP_stop_at_last_layers"}
+    assert found.ignored == ("outdir",)
     assert store.read().sd_vae == "x.safetensors"
+
+
+def test_quicksettings_as_older_versions_wrote_them_are_taken_over(tmp_path: Path) -> None:
+    store = Store(tmp_path / "web.json")
+    found = store.take_over({"quicksettings": "sd_model_checkpoint, sd_vae, sd_hypernetwork"})
+    assert store.read().quicksettings_list == ["sd_model_checkpoint", "sd_vae"]
+    assert set(found.refused) == {"sd_hypernetwork"} and found.ignored == ()
+
+
+def test_what_nothing_could_be_drawn_with_is_not_taken_over(tmp_path: Path) -> None:
+    def check(values: dict[str, Any]) -> None:
+        if values.get("sd_vae") == "gone.safetensors":
+            raise OptionError("no VAE is called so")
+
+    store = Store(tmp_path / "web.json")
+    found = store.take_over({"sd_vae": "gone.safetensors", "sd_vae_checkpoint_cache": 2}, check)
+    assert found.taken == {"sd_vae_checkpoint_cache": 2} and found.refused == {"sd_vae": "no VAE is called so"}
+    assert store.read() == Options(sd_vae_checkpoint_cache=2)
 
 
 def test_a_broken_file_is_told_and_kept(tmp_path: Path) -> None:

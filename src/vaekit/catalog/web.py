@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import re
-import socket
 import time
 import urllib.request
 from collections.abc import Generator, Iterator, Mapping
@@ -18,6 +16,7 @@ from typing import Any
 
 import httpx2
 
+from vaekit.catalog.addresses import Deadline, PublicOnly, addresses, is_private
 from vaekit.errors import AccessError, FileError, NetworkError, OptionError, VaekitError
 from vaekit.version import version
 
@@ -32,6 +31,7 @@ LONGEST_WAIT = 60.0
 LARGEST_ANSWER = 32 << 20
 """Bytes of an answer in JSON."""
 
+AGENT = {"User-Agent": f"vaekit/{version()}"}
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -88,7 +88,7 @@ def opened(
     FileError (there is nothing), OptionError (not a URL), also for what goes wrong
     while the body is read.
     """
-    with _told(url), httpx2.Client(timeout=TIMEOUT, headers={"User-Agent": f"vaekit/{version()}"}) as client:
+    with _told(url), httpx2.Client(timeout=TIMEOUT, headers=AGENT) as client:
         response = _patiently(client, client.build_request("GET", url, headers=headers), token)
         try:
             if not response.is_success and response.status_code not in accept:
@@ -105,15 +105,49 @@ def get_json(
     query = f"?{httpx2.QueryParams(dict(parameters))}" if parameters else ""
     with opened(url + query, token=token, hint=hint) as response:
         host = response.url.host
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > LARGEST_ANSWER:
-                raise NetworkError(f"{host}: answers without end")
+        body = _body(response.iter_bytes(), LARGEST_ANSWER, host)
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise NetworkError(f"{host}: answers with something else than JSON; a proxy or login page?") from None
+
+
+def get_public(url: str, *, most: int, seconds: float) -> bytes:
+    """What stands at an address that somebody elsewhere named: never in a private network, nor by way of a redirect.
+
+    most: bytes; seconds: for everything together. Raises NetworkError, AccessError, FileError (there is nothing),
+    OptionError (not a URL).
+    """
+    with (
+        Deadline(seconds) as deadline,
+        _told(url),
+        httpx2.Client(transport=PublicOnly(), trust_env=False, timeout=TIMEOUT, headers=AGENT) as client,
+    ):
+        headers = {"Accept-Encoding": "identity"}
+        request = client.build_request("GET", url, headers=headers, extensions={"trace": deadline.trace})
+        if request.url.scheme not in ("http", "https"):
+            raise httpx2.UnsupportedProtocol("neither http nor https")
+        try:
+            response = _follow(client, request, None, pinned=True)
+            try:
+                if not response.is_success:
+                    raise _refusal(response, url, "")
+                return bytes(_body(response.iter_raw(), most, response.url.host))
+            finally:
+                response.close()
+        except httpx2.HTTPError as error:
+            if deadline.passed:
+                raise NetworkError(f"{_host(error, url)}: took longer than {seconds:g} seconds") from error
+            raise
+
+
+def _body(pieces: Iterator[bytes], most: int, host: str) -> bytearray:
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) > most:
+            raise NetworkError(f"{host}: sends more than {most >> 20} MiB; refused")
+    return body
 
 
 def shown(url: str) -> str:
@@ -158,14 +192,20 @@ def _wait_asked(response: httpx2.Response, otherwise: float) -> float | None:
         return otherwise if response.status_code == HTTPStatus.TOO_MANY_REQUESTS else None
 
 
-def _follow(client: httpx2.Client, request: httpx2.Request, token: Bearer | None) -> httpx2.Response:
-    """The answer at the end of the redirects; httpx takes the token off a request that leaves its server."""
+def _follow(
+    client: httpx2.Client, request: httpx2.Request, token: Bearer | None, *, pinned: bool = False
+) -> httpx2.Response:
+    """The answer at the end of the redirects; httpx takes the token off a request that leaves its server.
+
+    pinned: the client's connections are PublicOnly, and there is nothing to look at afterwards.
+    """
     border = _Border(request.url)
     auth: httpx2.Auth | None = token
     for _ in range(MOST_REDIRECTS):
         response = client.send(request, stream=True, auth=auth, follow_redirects=False)
         try:
-            border.refuse_peer(response)
+            if not pinned:
+                border.refuse_peer(response)
             if response.next_request is None:
                 return response
             border.refuse(response.next_request.url)
@@ -182,40 +222,23 @@ class _Border:
 
     def __init__(self, start: httpx2.URL):
         self.start = start
-        self.inside = any(map(_is_private, _addresses(start)))
+        self.inside = any(map(is_private, addresses(start)))
 
     def refuse(self, url: httpx2.URL) -> None:
         if url.scheme not in ("http", "https") or (self.start.scheme == "https" and url.scheme == "http"):
             raise NetworkError(f"{self.start.host}: redirects from {self.start.scheme} to {url.scheme[:20]}; refused")
-        if any(map(_is_private, _addresses(url))) and not self._is_named(url):
+        if any(map(is_private, addresses(url))) and not self._is_named(url):
             raise NetworkError(f"{self.start.host}: redirects to {url.host}, an address in a private network; refused")
 
     def refuse_peer(self, response: httpx2.Response) -> None:
         """The same for where the connection really went: a name may resolve to another address each time."""
         stream = response.extensions.get("network_stream")
         peer = stream.get_extra_info("server_addr") if stream and not urllib.request.getproxies() else None
-        if peer and _is_private(peer[0]) and not self._is_named(response.url):
+        if peer and is_private(peer[0]) and not self._is_named(response.url):
             raise NetworkError(f"{response.url.host}: its address is in a private network; refused")
 
     def _is_named(self, url: httpx2.URL) -> bool:
         return self.inside and url.host == self.start.host
-
-
-def _addresses(url: httpx2.URL) -> list[str]:
-    """What a host's name stands for; nothing where it is not known here (it may be to a proxy)."""
-    try:
-        return [str(info[4][0]) for info in socket.getaddrinfo(url.host, url.port or 80, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError):
-        return []
-
-
-def _is_private(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-    except ValueError:
-        return True
-    inner = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return not (inner or parsed).is_global or (inner or parsed).is_multicast
 
 
 # What went wrong, in one line

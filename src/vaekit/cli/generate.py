@@ -68,6 +68,9 @@ VaeMemory = Annotated[
     str | None, typer.Option("--memory", help="The VAE takes at most so much: 2GiB, 800MiB; else half of the free.")
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="What UNet and text encoders run in; picked and told.")]
+FILLS = {"original": "original", "fill": "surroundings", "latent-noise": "noise", "latent-nothing": "nothing"}
+AREAS = {"whole": "whole", "whole-picture": "whole", "only-masked": "masked"}
+"""A1111's words for what is done with a mask, and ours."""
 To = Annotated[
     Path | None, typer.Option("--output", "-o", help="A file, numbered for several, or a folder; else here.")
 ]
@@ -167,6 +170,19 @@ def img2img(
     mask_blur: Annotated[
         float | None, typer.Option("--mask-blur", help="Blur of the mask's edge in pixels; 4.")
     ] = None,
+    mask_content: Annotated[
+        str | None,
+        typer.Option("--masked-content", help="What it begins with: original, fill, latent-noise or latent-nothing."),
+    ] = None,
+    inpaint_area: Annotated[
+        str | None, typer.Option("--inpaint-area", help="whole picture, or only-masked: drawn large, and put back.")
+    ] = None,
+    masked_padding: Annotated[
+        int | None, typer.Option("--only-masked-padding", help="Pixels around the mask that only-masked takes in; 32.")
+    ] = None,
+    invert_mask: Annotated[
+        bool, typer.Option("--invert-mask", help="Draw anew what is black in the mask: A1111's Inpaint not masked.")
+    ] = False,
     untouched: Annotated[
         bool | None,
         typer.Option(
@@ -202,15 +218,28 @@ def img2img(
 ) -> None:
     """Draw over a picture by a prompt.
 
-    The picture is encoded, noise is added, sampled and decoded; with --mask a part of it only.
+    The picture is encoded, noise is added, sampled and decoded; with --mask a part of it only. What is done with a mask
+    goes by A1111's names.
 
     Example: vaekit img2img apple.png "a green apple" --strength 0.6 -o green.png
     """
     from vaekit.generate.settings import Change, Settings, parse_size
 
-    masking = {"mask_blur": mask_blur, "untouched": untouched}
-    if mask is None and any(value is not None for value in masking.values()):
-        raise OptionError("--mask-blur, --untouched and --redecoded belong to --mask")
+    masking = {
+        "--mask-blur": mask_blur,
+        "--masked-content": mask_content,
+        "--inpaint-area": inpaint_area,
+        "--only-masked-padding": masked_padding,
+        "--invert-mask": invert_mask or None,
+        "--redecoded" if untouched is False else "--untouched": untouched,
+    }
+    if mask is None:
+        for option, given in masking.items():
+            if given is not None:
+                raise OptionError(f"{option} belongs to --mask")
+    area = _one_of(AREAS, inpaint_area or "whole", "--inpaint-area")
+    if masked_padding is not None and area != "masked":
+        raise OptionError("--only-masked-padding belongs to --inpaint-area only-masked")
     if resize != "stretch" and size is None:
         raise OptionError("--resize belongs to --size")
     change = Change(
@@ -220,6 +249,10 @@ def img2img(
         mask,
         blur=4.0 if mask_blur is None else mask_blur,
         untouched=untouched is not False,
+        invert=invert_mask,
+        fill=_one_of(FILLS, mask_content or "original", "--masked-content"),  # type: ignore[arg-type]
+        area=area,  # type: ignore[arg-type]
+        margin=32 if masked_padding is None else masked_padding,
     )
     settings = Settings(
         prompt=prompt,
@@ -245,6 +278,14 @@ def img2img(
         (output, force, as_json),
         (preview, preview_vae, trace),
     )
+
+
+def _one_of(names: dict[str, str], given: str, option: str) -> str:
+    """What a name of A1111's stands for, whatever its case and whether spaces or hyphens are in it."""
+    name = "-".join(given.lower().split())
+    if name not in names:
+        raise OptionError(f"{option} is one of {', '.join(names)}, not {given!r}")
+    return names[name]
 
 
 def _run(

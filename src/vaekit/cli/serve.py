@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.cli import common
 from vaekit.errors import OptionError
 
+if TYPE_CHECKING:
+    from vaekit.web.desk import Desk
+
 log = logging.getLogger("vaekit")
 
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
 LEAVING = 3
 """Seconds that open connections are waited for at the end."""
+
+
+SHOWN = 12
+"""Options that are named when there is nothing for them."""
 
 
 def serve(
@@ -50,6 +57,9 @@ def serve(
     ] = None,
     allow_pickles: Annotated[
         bool, typer.Option("--allow-pickles", help="Let requests load .pt and .ckpt files too, with tensors alone.")
+    ] = False,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures that requests name by URL, from public addresses.")
     ] = False,
     import_a1111: Annotated[
         Path | None, typer.Option("--import-a1111", metavar="CONFIG.JSON", help="Take its options over first.")
@@ -86,13 +96,10 @@ def serve(
         if not ORIGIN.fullmatch(origin):
             raise OptionError(f"--allow-origin takes https://SITE[:PORT], without a path, not {origin!r}")
     store = Store()
-    if import_a1111 is not None:
-        taken, refused = store.take_over(import_a1111)
-        log.info("taken over: %s", ", ".join(taken) or "nothing")
-        for name, reason in refused.items():
-            log.warning("not taken over: %s: %s", name, reason)
-    store.read()
     desk = Desk(store, output or folders.downloads().parent / "outputs", models or [], device, pickles=allow_pickles)
+    if import_a1111 is not None:
+        _take_over(import_a1111, desk)
+    store.read()
     desk.library()
     where = ("0.0.0.0" if host == "127.0.0.1" else host) if listen else host
     app = create(
@@ -101,6 +108,7 @@ def serve(
         api_auth=api_auth,
         ui_auth=ui_auth,
         origins=tuple(allow_origin or ()),
+        urls=allow_urls,
     )
     log.info("http://%s:%d", f"[{where}]" if ":" in where else where, port)
     config = uvicorn.Config(app, where, port, log_level="warning", access_log=False, timeout_graceful_shutdown=LEAVING)
@@ -109,3 +117,15 @@ def serve(
         server.run()
     except SystemExit as stop:  # uvicorn's way to say that the port is taken
         raise OptionError(f"port {port} on {where} cannot be listened on; --port takes another") from stop
+
+
+def _take_over(path: Path, desk: Desk) -> None:
+    from vaekit.generate.architectures import read_json
+
+    found = desk.store.take_over(read_json(path), desk.check)
+    log.info("taken over: %s", ", ".join(found.taken) or "nothing")
+    for name, reason in found.refused.items():
+        log.warning("not taken over: %s: %s", name, reason)
+    if found.ignored:
+        shown = ", ".join(found.ignored[:SHOWN]) + (" …" if len(found.ignored) > SHOWN else "")
+        log.info("vaekit has nothing for %d others: %s", len(found.ignored), shown)

@@ -8,7 +8,7 @@ their name, and nothing but Pictures or a PictureError comes out of reading one.
 from vaekit.images.canvas import Canvas, Output
 from vaekit.images.finding import find
 from vaekit.images.formats import SUFFIXES
-from vaekit.images.opening import DEFAULT_MAX_PIXELS
+from vaekit.images.opening import DEFAULT_MAX_PIXELS, size_of
 from vaekit.images.pictures import Pictures
 from vaekit.images.reading import PictureSource, read
 from vaekit.images.row_reading import LARGE, RowPicture, open_rows
@@ -35,6 +35,7 @@ __all__ = [
     "pad",
     "read",
     "read_text",
+    "size_of",
     "to_pil",
     "write",
     "write_rows",

@@ -45,6 +45,13 @@ def from_image(image: Image.Image, name: str, max_pixels: int) -> Pictures:
         return from_decoded(decoded, name, notes)
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height as the header of a picture's file tells them, before it is turned. Raises PictureError."""
+    name = os.fspath(path)
+    with open_regular(name, name) as file, damage_told(name), pillow(None):
+        return Image.open(file, formats=FORMATS).size
+
+
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raise PictureError for a picture over the limit."""
     if width * height > max_pixels:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,10 +27,12 @@ from vaekit.generate.samplers import AUTOMATIC, samplers, schedules
 from vaekit.generate.settings import Settings
 from vaekit.version import version
 from vaekit.web import lab, shelf, watching, wire
-from vaekit.web.desk import Busy, Desk, Done
+from vaekit.web.desk import Desk, Done
 from vaekit.web.errands import Errands
+from vaekit.web.fetching import Fetcher
 from vaekit.web.guard import LOOPBACK, Guard, Rules
 from vaekit.web.options import Options, unknown
+from vaekit.web.queue import Busy
 from vaekit.web.turns import turn
 from vaekit.web.wire import Img2Img, Limits, Txt2Img, encoded
 
@@ -61,7 +64,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class PngInfo(BaseModel):
-    """image: base64."""
+    """image: base64, or a URL where the server fetches them."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"image": lab.PIXEL}]})
     image: str
@@ -75,18 +78,22 @@ def create(
     api_auth: str | None = None,
     ui_auth: str | None = None,
     origins: tuple[str, ...] = (),
+    urls: bool = False,
 ) -> FastAPI:
     """The application.
 
     hosts: names it answers to beside loopback's; ("*",) for any. api_auth, ui_auth: user:password, of the API and of
-    the page; one alone is asked for everywhere. origins: other sites whose pages may use the API.
+    the page; one alone is asked for everywhere. origins: other sites whose pages may use the API. urls: fetch pictures
+    that requests name by URL, from public addresses.
     """
     limits = limits or Limits()
-    errands = Errands(partial(desk.library, anew=True))
+    errands = Errands(partial(desk.library, anew=True), desk.told)
+    fetcher = Fetcher(urls)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
+        fetcher.close()
         await asyncio.to_thread(errands.close)
         await asyncio.to_thread(desk.close)
 
@@ -99,11 +106,11 @@ def create(
         redoc_url=None,
         responses=REFUSALS,
     )
-    _errors(app)
-    _lists(app, desk)
+    _errors(app, desk)
+    _lists(app, desk, urls)
     _options(app, desk)
-    _drawing(app, desk, limits)
-    lab.add(app, desk, limits)
+    _drawing(app, desk, limits, fetcher)
+    lab.add(app, desk, limits, fetcher)
     watching.add(app, desk)
     shelf.add(app, desk, errands)
     _own(app, desk)
@@ -113,22 +120,23 @@ def create(
     return app
 
 
-def _errors(app: FastAPI) -> None:
+def _errors(app: FastAPI, desk: Desk) -> None:
     @app.exception_handler(VaekitError)
     async def told(request: Request, error: VaekitError) -> JSONResponse:
         status = 429 if isinstance(error, Busy) else 422 if error.exit_code == 2 else 503
-        return JSONResponse({"detail": str(error), "error": type(error).__name__}, status)
+        detail = await asyncio.to_thread(desk.told, str(error))
+        return JSONResponse({"detail": detail, "error": type(error).__name__}, status)
 
 
-def _lists(app: FastAPI, desk: Desk) -> None:
+def _lists(app: FastAPI, desk: Desk, urls: bool) -> None:
     @app.get("/sdapi/v1/sd-vae")
     def sd_vae() -> list[dict[str, str]]:
-        return [{"model_name": name, "filename": str(path)} for name, path in desk.vaes().items()]
+        return [{"model_name": name, "filename": path.name} for name, path in desk.vaes().items()]
 
     @app.get("/sdapi/v1/sd-models")
     def sd_models() -> list[dict[str, Any]]:
         return [
-            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": str(path), "config": None}
+            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": path.name, "config": None}
             for name, path in desk.checkpoints().items()
         ]
 
@@ -158,20 +166,12 @@ def _lists(app: FastAPI, desk: Desk) -> None:
     def scripts() -> dict[str, list[str]]:
         return {"txt2img": [], "img2img": []}
 
-    for name in (
-        "script-info",
-        "upscalers",
-        "loras",
-        "hypernetworks",
-        "prompt-styles",
-        "face-restorers",
-        "realesrgan-models",
-    ):
+    for name in EMPTY:
         app.get(f"/sdapi/v1/{name}", name=name)(lambda: [])
 
     @app.get("/sdapi/v1/cmd-flags")
     def cmd_flags() -> dict[str, Any]:
-        return {"api": True, "device": desk.device}
+        return {"api": True, "device": desk.device, "allow_urls": urls}
 
     @app.get("/sdapi/v1/memory")
     def memory() -> dict[str, Any]:
@@ -209,6 +209,12 @@ def _options(app: FastAPI, desk: Desk) -> None:
         desk.check(values)
         desk.store.change(values)
 
+    @app.post("/api/v1/import")
+    def take_over(config: Annotated[dict[str, Any], Body(examples=[{"sd_vae": "None"}])]) -> dict[str, Any]:
+        """Take over the options of an A1111 config.json: what was taken, refused with the reason, and is not known."""
+        told: dict[str, Any] = desk.told(asdict(desk.store.take_over(config, desk.check)))
+        return told
+
     @app.get("/api/v1/settings")
     def settings() -> list[dict[str, Any]]:
         """Every option with what it may be, for pages."""
@@ -232,13 +238,14 @@ def _options(app: FastAPI, desk: Desk) -> None:
         ]
 
 
-def _drawing(app: FastAPI, desk: Desk, limits: Limits) -> None:
+def _drawing(app: FastAPI, desk: Desk, limits: Limits, fetcher: Fetcher) -> None:
     @app.post("/sdapi/v1/txt2img")
     async def txt2img(wish: Txt2Img, request: Request) -> dict[str, Any]:
         return await _served(desk, limits, wish, request, None)
 
     @app.post("/sdapi/v1/img2img")
     async def img2img(wish: Img2Img, request: Request) -> dict[str, Any]:
+        wish = await fetcher.fetched(wish, "init_images", "mask")
         with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
             return await _served(desk, limits, wish, request, Path(folder))
 
@@ -275,18 +282,22 @@ def _drawing(app: FastAPI, desk: Desk, limits: Limits) -> None:
         return {}
 
     @app.post("/sdapi/v1/png-info")
-    def png_info(wish: PngInfo) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
-            path = Path(folder) / "picture"
-            path.write_bytes(wire.picture_bytes(wish.image, "image"))
-            from vaekit.images import read_text
-
-            text = read_text(path)
+    async def png_info(wish: PngInfo) -> dict[str, Any]:
+        text = await asyncio.to_thread(_text_in, await fetcher.fetched(wish, "image"))
         found = infotext.parse(text) if text else None
         parameters = (
             {} if found is None else {"Prompt": found.prompt, "Negative prompt": found.negative, **found.settings}
         )
         return {"info": text or "", "items": {"parameters": text} if text else {}, "parameters": parameters}
+
+
+def _text_in(wish: PngInfo) -> str:
+    from vaekit.images import read_text
+
+    with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
+        path = Path(folder) / "picture"
+        path.write_bytes(wire.picture_bytes(wish.image, "image"))
+        return read_text(path)
 
 
 async def _served(desk: Desk, limits: Limits, wish: Txt2Img, request: Request, folder: Path | None) -> dict[str, Any]:
@@ -299,26 +310,26 @@ async def _served(desk: Desk, limits: Limits, wish: Txt2Img, request: Request, f
     change = None
     if folder is not None:
         assert isinstance(wish, Img2Img)
-        change = wire.change(wish, folder)
+        change = await asyncio.to_thread(wire.change, wish, folder, limits)
         drawn = await asyncio.to_thread(_bounded, drawn, change.picture, limits)
     done = await turn(desk, request, lambda: desk.draw(drawn, options, change, keep=wish.save_images), desk.interrupt)
     if wish.override_settings and not wish.override_settings_restore_afterwards:
         desk.store.change(wish.override_settings)
-    return _answer(wish, done)
+    return _answer(wish, done, desk.told(done.resolution.to_dict()))
 
 
 def _bounded(drawn: Settings, picture: Path, limits: Limits) -> Settings:
     """The same; refused where the picture's own size, which is drawn when none is given, is too large."""
-    from vaekit import images
+    from vaekit.images import size_of
 
     if drawn.size is None:
-        width, height = images.to_pil(images.read(picture, alpha="white").pixels)[0].size
+        width, height = size_of(picture)
         if max(width, height) > limits.side:
             raise OptionError(f"{width}×{height} is more than this server draws: {limits.side} pixels a side")
     return drawn
 
 
-def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
+def _answer(wish: Txt2Img, done: Done, resolution: dict[str, Any]) -> dict[str, Any]:
     size = done.pictures[0].size if done.pictures else (0, 0)
     info = {
         "prompt": wish.prompt,
@@ -339,7 +350,7 @@ def _answer(wish: Txt2Img, done: Done) -> dict[str, Any]:
         "infotexts": list(done.texts),
         "interrupted": done.interrupted,
         "files": [path.name for path in done.files] if wish.save_images else [],
-        "vae_resolution": done.resolution.to_dict(),
+        "vae_resolution": resolution,
         "not_used": wire.not_used(wish),
     }
     pictures = [encoded(one, text) for one, text in zip(done.pictures, done.texts, strict=True)]
@@ -357,9 +368,9 @@ def _own(app: FastAPI, desk: Desk) -> None:
     def vae() -> dict[str, Any]:
         """Which VAE the stored options lead to, and why."""
         found = desk.resolution(desk.store.read())
-        told = found.to_dict()
+        told: dict[str, Any] = desk.told(found.to_dict())
         told["hash"] = None if found.path is None or found.baked else short_hash(found.path)
-        told["line"] = f"{found.choice} → {found.name}: {found.reason}"
+        told["line"] = f"{told['choice']} → {told['name']}: {told['reason']}"
         told["only_bundled"] = set(desk.checkpoints()) == set(assets.bundled_checkpoints())
         return told
 
@@ -384,6 +395,7 @@ def _own(app: FastAPI, desk: Desk) -> None:
         values = {
             "vaekit_requests_drawn_total": desk.served,
             "vaekit_requests_failed_total": desk.failed,
+            "vaekit_requests_refused_total": desk.refused,
             "vaekit_requests_pending": desk.pending,
             "vaekit_uptime_seconds": round(time.monotonic() - begun, 1),
         }

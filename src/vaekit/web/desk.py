@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from vaekit.catalog import Entry, Library, Preferences, Resolution, places, reso
 from vaekit.catalog.choice import AUTOMATIC, NONE, find_checkpoint
 from vaekit.catalog.known import nearest
 from vaekit.engine.strips.budget import Memory, free_bytes
-from vaekit.errors import FamilyError, OptionError, UnsafeFileError, VaekitError
+from vaekit.errors import FamilyError, OptionError, UnsafeFileError
 from vaekit.generate.delivery import deliver
 from vaekit.generate.models import Model, load_model
 from vaekit.generate.painter import Drawn, Painter, default_checkpoint, load_resolved
@@ -30,31 +30,27 @@ from vaekit.generate.settings import Change, Settings
 from vaekit.loading import load
 from vaekit.vae import VAE
 from vaekit.web.history import History, LastTrace, Steps
+from vaekit.web.naming import without_folders
 from vaekit.web.options import Method, Options, Store
+from vaekit.web.queue import NOBODY, WAITING, Busy, Client, FairQueue
 
 log = logging.getLogger("vaekit")
 T = TypeVar("T")
 
-WAITING = 16
-"""How many may wait for their turn."""
-
-
-class Busy(VaekitError):
-    """The queue is full."""
-
-    exit_code = 1
-
 
 @dataclass
 class Progress:
-    """The drawing under way. job: "" where there is none; picture: the last preview."""
+    """The drawing under way. job: "" where there is none; picture: the last preview.
+
+    first: when the first step was done, and how much of all that was; loading before it tells nothing of the rest.
+    """
 
     job: str = ""
     number: int = 0
     count: int = 0
     step: int = 0
     steps: int = 0
-    begun: float = 0.0
+    first: tuple[float, float] | None = None
     picture: Image.Image | None = None
     interrupted: bool = False
     skipped: bool = False
@@ -68,8 +64,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        share = self.share
-        return (time.monotonic() - self.begun) * (1 - share) / share if share else 0.0
+        """0 where nothing is known yet."""
+        if self.first is None or self.share <= self.first[1]:
+            return 0.0
+        then, before = self.first
+        return (time.monotonic() - then) * (1 - self.share) / (self.share - before)
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ class Desk:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        self._queue = ThreadPoolExecutor(1, thread_name_prefix="desk")
-        self._pending = 0
+        self.queue = FairQueue(self.waiting)
+        self.refused = 0
         self.closed = False
         self._lock = threading.Lock()
         self._scanning = threading.Lock()
@@ -137,6 +136,11 @@ class Desk:
     def vaes(self) -> dict[str, Path]:
         """VAEs by the names that requests may use."""
         return _by_name(self.library().vaes)
+
+    def told(self, value: Any) -> Any:
+        """Texts, and plain values with texts in them, for clients: with names in the place of this machine's paths."""
+        names = {path: name for known in (self.vaes(), self.checkpoints()) for name, path in known.items()}
+        return without_folders(value, names, (*self.models, self.outputs, self.store.path.parent))
 
     def named(self, name: str) -> VAE:
         """A VAE by the name that `vaes` has for it, loaded; the last one stays. Raises OptionError with the nearest."""
@@ -215,30 +219,30 @@ class Desk:
 
     # The queue
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Do this when everything before it is done. Raises Busy."""
-        with self._lock:
-            if self._pending > self.waiting:
-                raise Busy(f"{self.waiting} requests wait already; try again later")
-            self._pending += 1
-        future = self._queue.submit(work)
+    def submit(self, work: Callable[[], T], client: Client = NOBODY) -> Future[T]:
+        """Do this in the client's turn (`FairQueue`). Raises Busy, and gives it where a place is lost to others."""
+        try:
+            future = self.queue.submit(work, client)
+        except Busy:
+            with self._lock:
+                self.refused += 1
+            raise
         future.add_done_callback(self._left)
         return future
 
     def _left(self, future: Future[Any]) -> None:
         with self._lock:
-            self._pending -= 1
             if future.cancelled():
                 return
-            if future.exception() is None:
-                self.served += 1
-            else:
-                self.failed += 1
+            error = future.exception()
+            self.served += error is None
+            self.refused += isinstance(error, Busy)
+            self.failed += error is not None and not isinstance(error, Busy)
 
     @property
     def pending(self) -> int:
         """Under way and waiting."""
-        return self._pending
+        return self.queue.pending
 
     def interrupt(self) -> None:
         """Stop the drawing under way; what there is of it is decoded."""
@@ -254,7 +258,7 @@ class Desk:
         """Take nothing more, and stop what is under way."""
         self.closed = True
         self.interrupt()
-        self._queue.shutdown(wait=True, cancel_futures=True)
+        self.queue.close()
 
     # Drawing
 
@@ -269,7 +273,7 @@ class Desk:
         ):
             raise OptionError("tiling and the Lanczos upscaler go by the whole VAE; set the VAE types to Full")
         job = "img2img" if change is not None else "txt2img"
-        self.progress = now = Progress(job, count=settings.count, steps=settings.steps, begun=time.monotonic())
+        self.progress = now = Progress(job, count=settings.count, steps=settings.steps)
         try:
             painter, decoder = self._painter(options)
             return self._drawn(painter, decoder, settings, options, change, keep)
@@ -355,6 +359,7 @@ class Desk:
 
         def look(step: Step) -> None:
             now.step, now.steps = step.number, step.total
+            now.first = now.first or (time.monotonic(), now.share)
             if preview is not None and step.number % every == 0:
                 preview(step)
             if now.interrupted or now.skipped:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vaekit.errors import OptionError, VaekitError
-from vaekit.web.desk import Busy
+from vaekit.web.queue import Busy
 
 log = logging.getLogger("vaekit")
 
@@ -45,10 +45,10 @@ class Errand:
 
 
 class Errands:
-    """Runs errands, and remembers the latest. after: called when one is done."""
+    """Runs errands, and remembers the latest. after: called when one is done; told: how what went wrong is told."""
 
-    def __init__(self, after: Callable[[], object]):
-        self._after = after
+    def __init__(self, after: Callable[[], object], told: Callable[[str], str] = str):
+        self._after, self._told = after, told
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="errands")
         self._errands: OrderedDict[str, Errand] = OrderedDict()
         self._stopped: set[str] = set()
@@ -98,7 +98,7 @@ class Errands:
         except _Stopped:
             errand.state = "stopped"
         except VaekitError as error:
-            errand.state, errand.told = "failed", str(error)
+            errand.state, errand.told = "failed", self._told(str(error))
         except Exception:
             log.exception("%s of %s failed", errand.kind, errand.what)
             errand.state, errand.told = "failed", "failed for a reason that is no fault of the request; see the log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tempfile
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from vaekit.latents import Latents, draw
 from vaekit.quality.measures import in_words
 from vaekit.vae import VAE
 from vaekit.web.desk import Desk
+from vaekit.web.fetching import Fetcher
 from vaekit.web.turns import turn
 from vaekit.web.watching import decoded
-from vaekit.web.wire import Limits, encoded, picture_bytes
+from vaekit.web.wire import Limits, encoded, picture_bytes, written
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNYtnc9AASSAiA
 
 
 class Encode(BaseModel):
-    """image: base64. vae: a name out of /sdapi/v1/sd-vae."""
+    """image: base64, or a URL where the server fetches them. vae: a name out of /sdapi/v1/sd-vae."""
 
     model_config = _example(image=PIXEL, vae="mini")
     image: str
@@ -58,8 +60,15 @@ class Channels(BaseModel):
     latents: str
 
 
+class Picture(BaseModel):
+    """image: base64, or a URL where the server fetches them."""
+
+    model_config = _example(image=PIXEL)
+    image: str
+
+
 class Compare(BaseModel):
-    """image: base64; vaes: up to eight names."""
+    """image: base64, or a URL where the server fetches them; vaes: up to eight names."""
 
     model_config = _example(image=PIXEL, vaes=["mini", "mini-pale"])
     image: str
@@ -67,15 +76,17 @@ class Compare(BaseModel):
 
 
 class Doctor(BaseModel):
-    """One of both. image: base64; vae: a name."""
+    """One of both. image: base64, or a URL where the server fetches them; vae: a name."""
 
     model_config = _example(image=PIXEL)
     image: str | None = None
     vae: str | None = None
 
 
-def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
+def add(app: FastAPI, desk: Desk, limits: Limits, fetcher: Fetcher) -> None:
     """The routes; what they do waits for its turn among the drawings."""
+
+    _picture_route(app, limits, fetcher)
 
     async def with_folder(request: Request, work: Callable[[Path], T]) -> T:
         def inside() -> T:
@@ -87,6 +98,7 @@ def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
     @app.post("/api/v1/encode", response_class=Response, responses=_bytes("application/octet-stream"))
     async def encode(wish: Encode, request: Request) -> Response:
         """The latents as a safetensors file."""
+        wish = await fetcher.fetched(wish, "image")
 
         def work(folder: Path) -> bytes:
             latents = desk.named(wish.vae).encode(_picture(wish.image, folder, limits))
@@ -114,6 +126,7 @@ def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
     @app.post("/api/v1/compare")
     async def compare(wish: Compare, request: Request) -> dict[str, Any]:
         """There and back through each VAE: pictures, measures, and the channels of the first one's latents."""
+        wish = await fetcher.fetched(wish, "image")
         return await with_folder(request, lambda folder: _compared(desk, wish, _picture(wish.image, folder, limits)))
 
     @app.post("/api/v1/doctor")
@@ -123,14 +136,31 @@ def add(app: FastAPI, desk: Desk, limits: Limits) -> None:
 
         if (wish.image is None) == (wish.vae is None):
             raise OptionError("give an image or a vae")
+        wish = await fetcher.fetched(wish, "image")
 
         def work(folder: Path) -> dict[str, Any]:
             if wish.image is not None:
                 return examine_picture(_picture(wish.image, folder, limits)).to_dict()
             path, decoder = desk.place(str(wish.vae))
-            return examine(path, decoder=decoder).to_dict() | {"source": wish.vae}
+            told: dict[str, Any] = desk.told(examine(path, decoder=decoder).to_dict())
+            return told | {"source": wish.vae}
 
         return await with_folder(request, work)
+
+
+def _picture_route(app: FastAPI, limits: Limits, fetcher: Fetcher) -> None:
+    @app.post("/api/v1/picture", response_class=Response, responses=_bytes("image/png"))
+    async def picture(wish: Picture) -> Response:
+        """A picture as the server reads it, upright and as a PNG: for pages that begin with one by its URL."""
+        wish = await fetcher.fetched(wish, "image")
+
+        def work() -> bytes:
+            with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
+                out = io.BytesIO()
+                _picture(wish.image, Path(folder), limits).save(out, "PNG")
+                return out.getvalue()
+
+        return Response(await asyncio.to_thread(work), media_type="image/png")
 
 
 def _bytes(kind: str) -> dict[int | str, dict[str, Any]]:
@@ -172,12 +202,11 @@ def _compared(desk: Desk, wish: Compare, picture: Image.Image) -> dict[str, Any]
 
 
 def _picture(text: str, folder: Path, limits: Limits) -> Image.Image:
-    path = folder / "picture"
-    path.write_bytes(picture_bytes(text, "image"))
-    picture = images.to_pil(images.read(path, alpha="white").pixels)[0]
-    if max(picture.size) > limits.side:
-        raise PictureError(f"{picture.width}×{picture.height} is more than this server takes: {limits.side} a side")
-    return picture
+    path = written(text, folder / "image", limits)
+    width, height = images.size_of(path)
+    if max(width, height) > limits.side:
+        raise PictureError(f"{width}×{height} is more than this server takes: {limits.side} a side")
+    return images.to_pil(images.read(path, alpha="white").pixels)[0]
 
 
 def _latents(text: str, folder: Path, limits: Limits) -> Latents:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vaekit import folders
 from vaekit.engine.strips.budget import parse
-from vaekit.errors import FileError, OptionError, OutputError
+from vaekit.errors import FileError, OptionError, OutputError, VaekitError
 from vaekit.files import atomic_write
 from vaekit.generate.architectures import read_json
 
 PATIENCE = 10.0
 """Seconds to wait for another process that is writing."""
+OLD_QUICKSETTINGS = "quicksettings"
+NOT_HERE = "not an option here"
 Method = Literal["Full", "TAESD", "Bounded memory"]
 
 
@@ -107,6 +110,15 @@ def unknown(name: str, known: Iterable[str] | None = None) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What came of a config.json: options taken with their values, refused with the reason, and not known here."""
+
+    taken: dict[str, Any]
+    refused: dict[str, str]
+    ignored: tuple[str, ...]
+
+
 class Store:
     """Options on the disk: read anew each time, written atomically, safe against two writers."""
 
@@ -136,27 +148,37 @@ class Store:
         except OSError as error:
             raise OutputError(f"{self.path}: {error.strerror or error}") from error
 
-    def take_over(self, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-        """Import an A1111 config.json: what was taken, and what was refused with the reason.
+    def take_over(
+        self, config: Mapping[str, Any], check: Callable[[dict[str, Any]], object] = lambda values: None
+    ) -> Imported:
+        """Import the options of an A1111 config.json, each one for itself, and store those that are taken.
 
-        Options that vaekit does not have are passed over. Raises FileError.
+        check: raises VaekitError for values that nothing could be drawn with. Raises OutputError.
         """
         taken: dict[str, Any] = {}
         refused: dict[str, str] = {}
-        options = Options()
-        for name, value in read_json(path).items():
-            if name not in Options.model_fields:
-                continue
+        ignored = [name for name in config if name not in Options.model_fields and name != OLD_QUICKSETTINGS]
+        for name, value in _as_now(config).items():
             if name == "quicksettings_list" and isinstance(value, list):
-                refused |= {str(one): "not an option here" for one in value if one not in Options.model_fields}
+                refused |= {str(one)[:100]: NOT_HERE for one in value if one not in Options.model_fields}
                 value = [one for one in value if one in Options.model_fields]
             try:
-                options = options.changed({name: value})
+                self.read().changed({name: value})
+                check(taken | {name: value})
                 taken[name] = value
-            except OptionError as error:
-                refused[name] = str(error)
+            except VaekitError as error:
+                refused[name] = str(error).removeprefix(f"{name}: ")
         self.change(taken)
-        return taken, refused
+        return Imported(taken, refused, tuple(sorted(str(name)[:100] for name in ignored)))
+
+
+def _as_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that vaekit has; the quicksettings also as older versions of A1111 wrote them."""
+    found = {name: config[name] for name in Options.model_fields if name in config}
+    old = config.get(OLD_QUICKSETTINGS)
+    if isinstance(old, str) and "quicksettings_list" not in found:
+        found["quicksettings_list"] = list(dict.fromkeys(one.strip() for one in old.split(",") if one.strip()))
+    return found
 
 
 def _told(error: ValidationError) -> str:

@@ -84,7 +84,7 @@ def add(app: FastAPI, desk: Desk, errands: Errands) -> None:
         names = {path: name for names in (desk.vaes(), desk.checkpoints()) for name, path in names.items()}
         entries = library.of_kind("checkpoint", "vae", "broken", "unfinished")
         told = [_entry(entry, names.get(entry.path), library, stored) for entry in entries]
-        return {"models": told, "made_in": printable(desk.made)}
+        return {"models": desk.told(told), "made_in": desk.made.name}
 
     @app.post("/api/v1/fingerprints")
     async def fingerprints(request: Request) -> None:
@@ -98,14 +98,16 @@ def add(app: FastAPI, desk: Desk, errands: Errands) -> None:
         choice = wish.vae if wish.vae in (AUTOMATIC, NONE) else desk.vaes().get(wish.vae)
         if choice is None:
             raise OptionError(f"no VAE is called {wish.vae[:100]!r}; {nearest(wish.vae, set(desk.vaes()))}")
-        return prefer(path, choice, library=library).to_dict()
+        told: dict[str, Any] = desk.told(prefer(path, choice, library=library).to_dict())
+        return told
 
     @app.post("/api/v1/inspect")
     def inspect(wish: Inspect) -> list[dict[str, Any]]:
         """What the file's header tells; no weight is read."""
         from vaekit.checkpoints.inspect import inspect
 
-        return [found.to_dict() for found in inspect(_any(desk, wish.name))]
+        told: list[dict[str, Any]] = desk.told([found.to_dict() for found in inspect(_any(desk, wish.name))])
+        return told
 
     @app.get("/api/v1/catalog")
     def published() -> list[dict[str, Any]]:

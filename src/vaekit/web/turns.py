@@ -9,11 +9,20 @@ from typing import TypeVar
 from fastapi import HTTPException, Request
 
 from vaekit.web.desk import Desk
+from vaekit.web.queue import Client
 
 T = TypeVar("T")
 OFTEN = 0.5
 """Seconds between two looks whether the client is still there."""
 GONE = 499
+TELLING = ("authorization", "x-forwarded-for", "user-agent")
+"""Headers that tell the clients of one address apart."""
+
+
+def client(request: Request) -> Client:
+    """Who asks, as the queue takes them in turn. Only the address cannot be made up, so that it counts first."""
+    told = [request.headers.get(name, "") for name in TELLING]
+    return Client(request.client.host if request.client else "", "\n".join(told))
 
 
 async def turn(desk: Desk, request: Request, work: Callable[[], T], stop: Callable[[], None] = lambda: None) -> T:
@@ -21,7 +30,7 @@ async def turn(desk: Desk, request: Request, work: Callable[[], T], stop: Callab
 
     stop: ends the work where it is under way already. Raises Busy, and what the work raises.
     """
-    future = desk.submit(work)
+    future = desk.submit(work, client(request))
     waiting = asyncio.wrap_future(future)
     while not waiting.done():
         await asyncio.wait({waiting}, timeout=OFTEN)

@@ -17,7 +17,8 @@ from vaekit.errors import OptionError
 from vaekit.generate.trace import TraceFile, pictures
 from vaekit.latents import Latents, draw
 from vaekit.vae import VAE
-from vaekit.web.desk import Busy, Desk
+from vaekit.web.desk import Desk
+from vaekit.web.queue import Busy
 from vaekit.web.turns import turn
 from vaekit.web.wire import encoded
 
@@ -106,7 +107,8 @@ def _trace(app: FastAPI, desk: Desk) -> None:
             for name, traced in found.passes.items()
             for number, sigma in enumerate(traced.sigmas)
         ]
-        return {"mark": mark, "family": found.family.name, "vae": found.vae, "text": found.text, "steps": steps}
+        vae = desk.told(found.vae)
+        return {"mark": mark, "family": found.family.name, "vae": vae, "text": found.text, "steps": steps}
 
     @app.get("/api/v1/trace/file", response_class=FileResponse)
     def trace_file() -> FileResponse:

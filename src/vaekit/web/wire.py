@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from vaekit import images
 from vaekit.errors import OptionError, PictureError
 from vaekit.generate.infotext import KEY
 from vaekit.generate.samplers import AUTOMATIC, schedules
@@ -76,11 +77,12 @@ OF_A_MASK = ("mask_blur", "inpainting_fill", "inpaint_full_res", "inpaint_full_r
 
 
 class Limits(BaseModel):
-    """How much one request may ask for. body: bytes; side: pixels."""
+    """How much one request may ask for. body: bytes; side: pixels, of what is drawn; area: pixels, of what is read."""
 
     model_config = ConfigDict(frozen=True)
 
     side: int = 2048
+    area: int = 1 << 26
     steps: int = 150
     pictures: int = 16
     body: int = 64 << 20
@@ -121,7 +123,7 @@ class Txt2Img(BaseModel):
 
 
 class Img2Img(Txt2Img):
-    """init_images: one picture, base64. mask: base64, white is drawn anew; the rest of what A1111 has for masks.
+    """init_images: one picture, base64, or a URL where the server fetches them. mask: the same, white is drawn anew.
 
     inpainting_fill: 0 the colours around, 1 the picture, 2 noise, 3 nothing. inpaint_full_res: draw the part around
     the mask alone, as large as width and height say.
@@ -222,7 +224,7 @@ def _upscaler(name: str | None) -> str:
     raise OptionError(f"no upscaler is called {name!r}; there are Latent and Lanczos")
 
 
-def change(request: Img2Img, folder: Path) -> Change:
+def change(request: Img2Img, folder: Path, limits: Limits) -> Change:
     """What img2img does; its pictures are written into the folder. Raises OptionError, PictureError."""
     if len(request.init_images) != 1:
         raise OptionError(f"init_images: one picture is drawn over, not {len(request.init_images)}")
@@ -234,10 +236,8 @@ def change(request: Img2Img, folder: Path) -> Change:
         raise OptionError(f"inpainting_fill {request.inpainting_fill} is not possible; 0 to 3")
     masked = None
     if request.mask:
-        masked = folder / "mask"
-        masked.write_bytes(picture_bytes(request.mask, "mask"))
-    first = folder / "picture"
-    first.write_bytes(picture_bytes(request.init_images[0], "init_images"))
+        masked = written(request.mask, folder / "mask", limits)
+    first = written(request.init_images[0], folder / "picture", limits)
     plain = Change(
         first,
         0.75 if request.denoising_strength is None else request.denoising_strength,
@@ -256,10 +256,17 @@ def change(request: Img2Img, folder: Path) -> Change:
     )
 
 
+def written(text: str, path: Path, limits: Limits) -> Path:
+    """A picture as a file, once its header tells that it is one, and not too large. Raises PictureError."""
+    path.write_bytes(picture_bytes(text, path.name))
+    width, height = images.size_of(path)
+    if width * height > limits.area:
+        raise PictureError(f"{path.name}: {width}×{height} is more than this server reads: {limits.area:,} pixels")
+    return path
+
+
 def picture_bytes(text: str, called: str) -> bytes:
-    """Out of base64, with or without `data:image/…;base64,`; URLs are never fetched. Raises PictureError."""
-    if text[:8].lower().startswith(("http:", "https:", "file:", "ftp:")):
-        raise PictureError(f"{called}: pictures are not fetched by URL; send them as base64")
+    """Out of base64, with or without `data:image/…;base64,`. Raises PictureError."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:

@@ -133,7 +133,11 @@ function doing(on) {
   $("doing").hidden = !on;
   $("generate").disabled = on;
   $("interrupt").disabled = $("skip").disabled = !on;
-  if (on) { $("bar").value = 0; $("eta").textContent = t("doing.begins"); $("preview").hidden = $("empty").hidden = true; }
+  if (!on) return;
+  $("bar").value = 0;
+  $("eta").textContent = t("doing.begins");
+  $("preview").hidden = $("empty").hidden = true;
+  if ($("result").getBoundingClientRect().top > innerHeight - 100) $("result").scrollIntoView({ block: "start", behavior: "smooth" });
 }
 
 $("wish").addEventListener("submit", async (event) => {

@@ -2,7 +2,7 @@
 
 import { ask, askPicture, remove } from "./ask.js";
 import { vaes } from "./options.js";
-import { $, choose, divided, element, named } from "./parts.js";
+import { $, choose, divided, element, framed, named } from "./parts.js";
 import { t } from "./texts.js";
 
 let chosen = null;
@@ -18,6 +18,7 @@ export const showHistory = told(async () => {
   $("history-empty").hidden = records.length > 0;
   $("history-clear").hidden = !records.length;
   if (!records.some((one) => one.id === chosen?.id)) { chosen = null; $("history-one").hidden = true; }
+  if (chosen) choose($("history-vae"), vaes(), $("history-vae").value);
   $("history-list").replaceChildren(...records.map((one) => {
     const alt = t("history.alt", { seed: one.seed, vae: one.vae });
     const made = element("button", { type: "button", role: "listitem", translate: false, title: one.text },
@@ -50,8 +51,7 @@ const decode = told(async () => {
     decoded[vae] = url;
     const names = Object.keys(decoded);
     if (names.length > 1) return divided($("history-stage"), decoded, { left: 0, right: names.indexOf(vae) || 1 });
-    $("history-stage").replaceChildren(element("figure", { className: "divided" },
-      element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })), named("p", vae, { className: "hint" }));
+    $("history-stage").replaceChildren(framed(element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })), named("p", vae, { className: "hint" }));
   } finally {
     $("history-decode").disabled = false;
   }

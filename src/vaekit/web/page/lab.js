@@ -2,7 +2,8 @@
 
 import { ask, askPicture } from "./ask.js";
 import { vaes } from "./options.js";
-import { $, cell, choose, divided, element, enlarge, named, png, read64, table } from "./parts.js";
+import { $, cell, choose, divided, element, enlarge, framed, named, png, read64, table } from "./parts.js";
+import { reason } from "./reasons.js";
 import { t } from "./texts.js";
 
 let sent = null;
@@ -27,11 +28,11 @@ const MEASURES = { psnr: 2, ssim: 4, ciede2000: 3 };
 function drawMeasures(results) {
   const keys = Object.keys(MEASURES).filter((key) => results.some((one) => one[key] != null));
   table($("lab-table"), [["vae"], ...keys.map((key) => [`measure.${key}`, "number"]), ["measure.look"]], results.map((one) => [
-    cell(one.vae), ...keys.map((key) => cell(one[key]?.toFixed(MEASURES[key]), { className: "number" })), cell(one.look)]));
+    cell(one.vae), ...keys.map((key) => cell(one[key]?.toFixed(MEASURES[key]), { className: "number" })), cell(reason(one.look))]));
 }
 
 export const findings = (examined) => (examined.findings.length
-  ? examined.findings.map((one) => element("li", { textContent: [one.what, one.where, one.advice].filter(Boolean).join("; ") }))
+  ? examined.findings.map((one) => element("li", { textContent: [one.what, one.where, one.advice].filter(Boolean).map(reason).join("; ") }))
   : [element("li", { textContent: t("lab.no_faults"), translate: true })]);
 
 function drawChannels(latents, key) {
@@ -83,8 +84,7 @@ $("lab-latents-wish").addEventListener("submit", (event) => {
     const vae = $("lab-decode-vae").value;
     const url = await askPicture("/api/v1/decode", { latents, vae });
     const seen = await ask("/api/v1/channels", { latents });
-    $("lab-stage").replaceChildren(element("figure", { className: "divided" },
-      element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })),
+    $("lab-stage").replaceChildren(framed(element("img", { src: url, alt: t("lab.decoded", { vae }), translate: false })),
     element("a", { className: "button", href: url, download: "decoded.png", textContent: t("download") }));
     $("lab-table").replaceChildren();
     $("lab-examined").hidden = true;

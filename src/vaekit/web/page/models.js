@@ -4,6 +4,7 @@ import { ask, remove } from "./ask.js";
 import { findings } from "./lab.js";
 import { afresh, tellVae } from "./options.js";
 import { $, button, cell, choose, element, megabytes, named, table } from "./parts.js";
+import { reason } from "./reasons.js";
 import { t } from "./texts.js";
 
 let models = [];
@@ -22,7 +23,7 @@ export const showModels = told(async () => {
   drawVaes(vaes);
   const broken = models.filter((one) => one.kind === "broken" || one.kind === "unfinished");
   $("models-broken-card").hidden = !broken.length;
-  $("models-broken").replaceChildren(...broken.map((one) => element("li", { textContent: `${one.name}: ${one.note}` })));
+  $("models-broken").replaceChildren(...broken.map((one) => element("li", { textContent: `${one.name}: ${reason(one.note)}` })));
   const form = $("bake").elements;
   choose(form.checkpoint, checkpoints.map((one) => one.name), form.checkpoint.value);
   choose(form.vae, vaes.map((one) => one.name), form.vae.value);
@@ -68,7 +69,7 @@ function drawVaes(vaes) {
   table($("models-vaes"), [["vae"], ["family"], ["models.network"], ["models.dtype"], ["size", "number"], ["models.same"], ["models.where"], [""]],
     vaes.map((one) => [
       cell(one.name), cell(one.family.join(", ")), cell(one.network), cell(one.dtypes.join(", ")),
-      size(one), cell(one.same_as.join(", ")), cell(one.program),
+      size(one), cell(one.same_as.join(", ")), cell(reason(one.program)),
       cell(button("models.examine", told(() => examine(one.name)), { className: "small" }))]));
 }
 
@@ -104,7 +105,7 @@ function drawErrand(one) {
   const on = ["waiting", "running"].includes(one.state);
   bar.ariaLabel = one.what;
   const line = element("span", {}, t(`errand.${one.kind}`), " ", named("b", one.what), " · ", t(`errand.${one.state}`),
-    named("span", one.told ? `: ${one.told}` : "", { className: one.state === "failed" ? "bad" : "" }));
+    named("span", one.told ? `: ${one.state === "failed" ? reason(one.told) : one.told}` : "", { className: one.state === "failed" ? "bad" : "" }));
   const stop = button("errand.stop", told(async () => { await remove(`/api/v1/errands/${one.id}`); await showErrands(); }), { className: "small" });
   return element("div", { className: "card errand" }, line, on ? stop : "", on ? bar : "");
 }

@@ -2,9 +2,11 @@
 
 import { ask } from "./ask.js";
 import { $, choose, element, named } from "./parts.js";
+import { reason } from "./reasons.js";
 import { t } from "./texts.js";
 
 export let options = [];
+const OF_FILES = ["sd_vae", "sd_model_checkpoint"];
 const GROUPS = {
   model: ["sd_model_checkpoint"],
   vae: ["sd_vae", "sd_vae_overrides_per_model_preferences", "sd_vae_checkpoint_cache", "sd_vae_encode_method", "sd_vae_decode_method", "vae_memory_budget", "auto_vae_precision", "auto_vae_precision_bfloat16"],
@@ -50,24 +52,46 @@ function labelled(one, made, place) {
   const label = element("label", { htmlFor: made.id, textContent: t(`option.${one.name}`) });
   const box = element("div", { className: "option" });
   if (one.type === "boolean") { label.prepend(made); box.append(label); } else box.append(label, made);
+  if (OF_FILES.includes(one.name)) besideIt(made, again(t(`option.${one.name}`)));
   return box;
+}
+
+// A button that looks for new files, beside what lists them.
+function again(what) {
+  const title = t("refresh", { what });
+  const made = element("button", { type: "button", className: "again", textContent: "↻", translate: false, title });
+  made.ariaLabel = title;
+  made.addEventListener("click", async () => {
+    try {
+      await afresh();
+      document.dispatchEvent(new Event("refreshed"));
+    } catch (error) {
+      tell(error.message, true);
+    }
+  });
+  return made;
+}
+
+function besideIt(made, button) {
+  const row = element("div", { className: "with-button" });
+  made.replaceWith(row);
+  row.append(made, button);
+}
+
+export function drawRefresh() {
+  for (const label of document.querySelectorAll("[data-refresh]")) {
+    label.parentElement.querySelector(":scope > .again")?.remove();
+    const made = again(label.querySelector("span").textContent);
+    if (label.parentElement.classList.contains("with-button")) label.after(made); else besideIt(label, made);
+  }
 }
 
 export function drawQuick() {
   $("quick").replaceChildren(...option("quicksettings_list").value.map((name) => {
     const one = option(name);
     const made = control(one);
-    const box = labelled(one, made, "quick");
     made.addEventListener("change", () => change(name, valueOf(made, one)));
-    if (["sd_vae", "sd_model_checkpoint"].includes(name)) {
-      const again = element("button", { type: "button", textContent: "↻", translate: false, title: t("refresh", { what: t(`option.${name}`) }) });
-      again.ariaLabel = again.title;
-      again.addEventListener("click", () => afresh().catch((error) => tell(error.message, true)));
-      const row = element("div", { className: "with-button" });
-      made.replaceWith(row);
-      row.append(made, again);
-    }
-    return box;
+    return labelled(one, made, "quick");
   }));
 }
 
@@ -113,9 +137,9 @@ function tell(text, bad) {
 
 // Which VAE is in use, and why.
 export function tellResolution(found) {
-  const why = t(`why.${found.source}`, { reason: found.reason, family: found.families.join(", ") });
-  tell(`VAE: ${found.choice} → ${found.name}: ${why}`, false);
-  $("vae-passed").replaceChildren(...found.passed_over.map((one) => element("li", { textContent: `${one.rule}: ${one.reason}` })));
+  const name = found.source === "baked" && found.known ? `${found.name} (${found.known})` : found.name;
+  tell(`VAE: ${found.choice} → ${name}: ${reason(found.reason)}`, false);
+  $("vae-passed").replaceChildren(...found.passed_over.map((one) => element("li", { textContent: `${t(`rule.${one.rule}`)}: ${reason(one.reason)}` })));
 }
 
 export async function tellVae() {
@@ -126,6 +150,37 @@ export async function tellVae() {
   } catch (error) {
     tell(error.message, true);
   }
+}
+
+// Options of A1111
+
+$("take-over").addEventListener("change", async () => {
+  const [file] = $("take-over").files;
+  if (!file) return;
+  $("imported").replaceChildren();
+  try {
+    let config;
+    try { config = JSON.parse(await file.text()); } catch (error) { throw new Error(t("import.broken", { reason: error.message })); }
+    const found = await ask("/api/v1/import", config);
+    await readOptions();
+    drawQuick();
+    drawSettings();
+    await tellVae();
+    tellImported(found);
+  } catch (error) {
+    $("imported").replaceChildren(named("p", error.message, { className: "problem" }));
+  } finally {
+    $("take-over").value = "";
+  }
+});
+
+function tellImported({ taken, refused, ignored }) {
+  const line = (tag, text) => element(tag, { textContent: text });
+  const told = [line("p", t("import.taken", { names: Object.keys(taken).join(", ") || t("import.none") }))];
+  const reasons = Object.entries(refused).map(([name, why]) => named("li", `${name}: ${reason(why)}`));
+  if (reasons.length) told.push(line("p", t("import.refused")), element("ul", {}, ...reasons));
+  if (ignored.length) told.push(line("p", t("import.ignored", { count: ignored.length, names: ignored.join(", ") })));
+  $("imported").replaceChildren(...told);
 }
 
 $("apply").addEventListener("click", async () => {

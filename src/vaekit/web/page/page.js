@@ -1,11 +1,11 @@
 // The tabs, the language, the colours, and the beginning.
 
-import { ask } from "./ask.js";
+import { ask, byUrl } from "./ask.js";
 import { beginWith, fillDraw, setMode } from "./draw.js";
 import { showHistory } from "./history.js";
 import { sendToLab, showLab } from "./lab.js";
 import { showModels } from "./models.js";
-import { drawQuick, drawSettings, readOptions, tellVae } from "./options.js";
+import { drawQuick, drawRefresh, drawSettings, readOptions, tellVae } from "./options.js";
 import { $, choose, droppable, element } from "./parts.js";
 import { speak, t } from "./texts.js";
 import { showWatch } from "./watch.js";
@@ -57,6 +57,8 @@ document.addEventListener("send", ({ detail: { url, to } }) => {
   if (to === "img2img") beginWith(url); else sendToLab(url);
 });
 
+document.addEventListener("refreshed", () => TABS[nav.querySelector("[aria-selected=true]").id.slice("tab-".length)][1]());
+
 // Language and colours: this browser's business, not the server's
 
 async function begin(language) {
@@ -65,6 +67,7 @@ async function begin(language) {
   try {
     await Promise.all([fillDraw(), readOptions()]);
     drawQuick();
+    drawRefresh();
     drawSettings();
     await tellVae();
   } catch (error) {
@@ -91,3 +94,5 @@ choose($("language"), Object.entries(languages), language);
 await begin(language);
 $("theme").value = document.documentElement.dataset.theme = stored("theme") ?? "";
 droppable();
+byUrl("begin", beginWith, $("problem"));
+byUrl("lab", sendToLab, $("lab-problem"));

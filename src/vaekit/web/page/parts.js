@@ -62,6 +62,15 @@ export function enlarge(url, text, cells = false) {
   $("large").showModal();
 }
 
+// A box in the proportions of the picture in it.
+export function framed(...inside) {
+  const box = element("div", { className: "divided" }, ...inside);
+  const [first] = inside;
+  first.addEventListener("load", () =>
+    (box.parentElement ?? box).style.setProperty("--ratio", first.naturalWidth / first.naturalHeight));
+  return box;
+}
+
 // Two of several pictures with a slider between them. pictures: name -> address.
 export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   const names = Object.keys(pictures);
@@ -71,7 +80,7 @@ export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   one.translate = other.translate = false;
   const slider = element("input", { type: "range", min: 0, max: 100, value: 50 });
   const [under, over] = [element("img"), element("img")];
-  const box = element("div", { className: "divided" }, under, over);
+  const box = framed(under, over);
   const show = () => {
     [under.src, under.alt] = [pictures[other.value], other.value];
     [over.src, over.alt] = [pictures[one.value], one.value];
@@ -90,7 +99,7 @@ export function divided(stage, pictures, { left = 0, right = 1 } = {}) {
   const label = (key, control) => element("label", {}, element("span", { textContent: t(key) }), control);
   stage.replaceChildren(
     element("div", { className: "tools divide" }, label("divide.left", one), label("divide.right", other)),
-    box, element("div", { className: "divide" }, label("divide", slider)));
+    box, element("div", { className: "divide under" }, label("divide", slider)));
   show();
 }
 
@@ -99,6 +108,12 @@ export const cell = (content, attributes = {}) =>
 
 export function table(place, heads, rows) {
   if (!rows.length) return place.replaceChildren();
-  const head = element("tr", {}, ...heads.map(([key, kind]) => element("th", { scope: "col", className: kind ?? "", textContent: key ? t(key) : "" })));
-  place.replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells))));
+  // On a narrow screen each row is a card, and each cell tells what it is: the roles keep it a table.
+  const titles = heads.map(([key]) => (key ? t(key) : ""));
+  for (const cells of rows) cells.forEach((one, at) => { one.role = "cell"; one.dataset.title = titles[at]; });
+  place.role = "table";
+  const head = element("tr", { role: "row" }, ...heads.map(([, kind], at) =>
+    element("th", { role: "columnheader", scope: "col", className: kind ?? "", textContent: titles[at] })));
+  place.replaceChildren(element("thead", { role: "rowgroup" }, head),
+    element("tbody", { role: "rowgroup" }, ...rows.map((cells) => element("tr", { role: "row" }, ...cells))));
 }

@@ -1,9 +1,12 @@
 // Every word on the page stands in texts/LANGUAGE.json; a new language is a new file there.
 
+import { learn } from "./reasons.js";
+
 let texts = {};
 
 export async function speak(language) {
   texts = await (await fetch(`texts/${language}.json`)).json();
+  learn(texts.reasons);
   document.documentElement.lang = language;
   translate(document);
 }
