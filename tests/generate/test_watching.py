@@ -31,9 +31,7 @@ def step(number: int = 1, count: int = 1) -> Step:
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_a_preview_changes_no_bit_of_the_picture(
-    painter: Painter, tiny: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preview_changes_no_bit_of_the_picture(painter: Painter, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaekit.generate.preview.SHARE", 1e9)
     shown: list[Image.Image] = []
     coder = vaekit.load("mini-tiny") if tiny else None

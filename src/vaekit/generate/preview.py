@@ -52,7 +52,7 @@ class Preview:
         if self.spent + expected > SHARE * (started - self.begun):
             self.passed_over += 1
             if step.number == step.total and not self.shown:
-                log.info("no preview: one takes %.0f ms, more than %.0f%% of this drawing", 1000 * expected, 100 * SHARE)
+                log.info("no preview: one takes %.0f ms, over %.0f%% of this drawing", 1000 * expected, 100 * SHARE)
             return
         self.show(self.picture(step), step)
         self.shown += 1
