@@ -42,6 +42,9 @@ def _explain(error: Exception) -> int:
         return _fail(str(error), error.exit_code)
     if type(error).__name__ == "Abort":  # typer's word for Ctrl-C, in some of its versions
         return _interrupted()
+    if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for: the message is the help
+        print(error, file=sys.stderr)
+        return 2
     if hasattr(error, "format_message"):  # a mistake in the command itself, in typer's words
         return _fail(f"{error.format_message()} (vaekit COMMAND --help shows how)", 2)
     return _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1)
