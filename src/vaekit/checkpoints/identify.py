@@ -95,8 +95,9 @@ def _families(
     network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
-    by_shape = tuple(f for f in families().values() if _fits(f, network))
-    by_name = tuple(f for f in families().values() if _tells_no_network(f, network))
+    every = families().values()
+    by_shape = tuple(f for f in every if _fits(f, network))
+    by_name = tuple(f for f in every if _tells_no_network(f, network))
     if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
         return _by_numbers(network, (by_shape, by_name), config)
     for evidence, names in _evidence(network, tensors, path, metadata, config):

@@ -16,6 +16,8 @@ def run(arguments: list[str] | None = None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a command. 0: done; 2: the user can mend it; 1: the machine failed; 130: interrupted."""
+    # pydantic, by which typer reads options, asks every installed package whether it is a plugin of it
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from vaekit.cli.app import app
 
     debug = "--debug" in arguments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -169,7 +168,9 @@ def strips_bar(what: str, *, alone: bool = True) -> Iterator[Callable[[StripProg
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from pydantic_core import to_json
+
+    typer.echo(to_json(value, indent=2, inf_nan_mode="constants").decode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
