@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,9 @@ Padding = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
+MeasuringDtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, since this measures; else bfloat16 or float16.")
+]
 EngineName = Annotated[
     str, typer.Option("--engine", help="auto, torch, openvino; reference: the plain network, not optimised.")
 ]
@@ -42,6 +46,13 @@ Scaled = Annotated[
     bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
 ]
 Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, globs or folders.")]
+
+
+def measuring(dtype: str | None) -> str | None:
+    """The dtype of a command that measures VAEs: float32, whatever is fastest here; VAEKIT_DTYPE says otherwise."""
+    from vaekit.engine.placement import USUAL_DTYPE
+
+    return dtype or (None if os.environ.get(USUAL_DTYPE) else "float32")
 
 
 def load_vae(
