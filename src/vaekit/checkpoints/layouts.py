@@ -69,7 +69,7 @@ def _translate(inside: Mapping[str, str], translate: Callable[[str], str]) -> di
 
 def _kl_prefixes(known: set[str]) -> list[str]:
     ends = ("encoder.conv_in.weight", "decoder.conv_in.weight")
-    found = {name.removesuffix(end) for name in known if name.endswith(ends) for end in ends if name.endswith(end)}
+    found = {name[: -len(ends[0])] for name in known if name.endswith(ends)}  # both are of one length
     return sorted(found, key=lambda p: (KNOWN_PREFIXES.index(p) if p in KNOWN_PREFIXES else len(KNOWN_PREFIXES), p))
 
 
