@@ -30,20 +30,22 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, force: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; on success it becomes `path`, else it goes.
 
     The temporary name keeps the suffix, so that libraries which choose a format
-    by it do so. Missing folders are made. Raises OutputError (exists, no
-    permission, disk full).
+    by it do so. Missing folders are made. lasting: wait until the disk has it,
+    which can take longer than everything else; what is soon replaced need not.
+    Raises OutputError (exists, no permission, disk full).
     """
     check_target(path, force=force)
     part = path.with_name(f".{path.stem[:100]}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         check_target(path, force=force)
         part.replace(path)
     except OSError as error:

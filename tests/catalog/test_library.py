@@ -36,6 +36,7 @@ from conftest import SMALL_KL, random_state
 from vaekit.catalog import Entry, Library, catalog, downloads_folder
 from vaekit.catalog.index import Index, Prints, Row
 from vaekit.catalog.looking import Facts, Looker
+from vaekit.catalog.walking import found_at
 from vaekit.checkpoints.fingerprint import fingerprint
 from vaekit.errors import FileError, OptionError
 from vaekit.files import atomic_write
@@ -708,3 +709,12 @@ def test_half_a_vae_is_listed_as_such(models: Path) -> None:
     facts = only(found, "decoder.safetensors").facts
     assert (facts.kind, facts.encoder, facts.decoder) == ("vae", False, True)
     assert "config.json" in only(found, "broken").facts.note
+
+
+def test_a_pipeline_is_as_large_as_all_its_parts(tmp_path: Path) -> None:
+    for name in ("model_index.json", "unet/weights.bin", "vae/weights.bin", "text_encoder/weights.bin"):
+        file = tmp_path / "pipeline" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"{}" if name.endswith("json") else bytes(1000))
+    assert found_at(tmp_path / "pipeline").stamp[0] == 3002
+    assert found_at(tmp_path / "pipeline" / "vae").stamp[0] == 1002

@@ -174,6 +174,27 @@ def test_inspect_tells_what_a_folder_holds(vae: str, capsys: pytest.CaptureFixtu
     assert len(entry["fingerprint"]["vae"]) == 64
 
 
+def test_inspect_tells_whether_a_vae_overflows_in_float16(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vaekit.assets.sample_photos", lambda: [photo])
+    for loud in (False, True):
+        network = KL(SMALL_KL)
+        network.load_state_dict(random_state(SMALL_KL))
+        assert network.decoder is not None
+        if loud:
+            network.decoder.conv_in.weight.data.fill_(6e4)
+        write_folder(network, family("sd1"), tmp_path / f"loud-{loud}")
+        assert main(["inspect", str(tmp_path / f"loud-{loud}"), "--float16"]) == 0
+        told = capsys.readouterr().out.splitlines()[-1]
+        assert told.startswith("float16     ")
+        assert ("overflows in float16 at decoder.conv_in" in told) is loud
+        assert ("fits: its largest value is" in told) is not loud
+    assert main(["inspect", str(tmp_path / "loud-True"), "--float16", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["float16"]["overflows"] is True and entry["float16"]["of_float16"] > 1
+
+
 def test_latents_show_draws_a_sheet_channels_or_a_preview(vae: str, photo: Path) -> None:
     main(["encode", "photo.png", "--vae", vae, "--family", "sd1"])
     name = "photo.latents.safetensors"

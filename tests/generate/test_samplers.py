@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vaekit.errors import OptionError
+from vaekit.generate import samplers as samplers_room
 from vaekit.generate.architectures import NOISE
 from vaekit.generate.samplers import choose, make, samplers, schedules, sigma_at
 from vaekit.generate.sampling import _denoised, _output
@@ -49,6 +50,8 @@ def test_with_a_perfect_network_every_sampler_ends_at_the_picture(name: str, sch
         ("DDIM", "Automatic", ("DDIM", "DDIM")),
         ("LCM", "Automatic", ("LCM", "Uniform")),
         ("UniPC", "SGM Uniform", ("UniPC", "SGM Uniform")),
+        ("DPM fast", "Automatic", ("DPM fast", "Exponential")),
+        ("DPM++ 2M SDE", "Polyexponential", ("DPM++ 2M SDE", "Exponential")),
     ],
 )
 def test_names_are_those_of_a1111(asked: str, schedule: str, found: tuple[str, str]) -> None:
@@ -64,11 +67,20 @@ def test_names_are_those_of_a1111(asked: str, schedule: str, found: tuple[str, s
         ("Euler", "nothing", "no schedule"),
         ("DDIM", "Karras", "cannot follow"),
         ("DPM++ 2M Karras", "Beta", "name one"),
+        ("DPM++ 2S a Karras", "Automatic", r"no sampler DPM\+\+ 2S a.*the nearest is DPM\+\+ SDE"),
+        ("restart", "Automatic", "the nearest is Heun"),
+        ("DPM adaptive", "Karras", "the nearest is DPM fast"),
+        ("DPM fast", "Karras", "cannot follow"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(asked: str, schedule: str, told: str) -> None:
     with pytest.raises(OptionError, match=told):
         choose(asked, schedule)
+
+
+def test_what_stands_in_for_an_absent_sampler_is_there() -> None:
+    table = samplers_room._table()["absent"]
+    assert set(table.values()) <= set(samplers()) and not set(table) & set(samplers())
 
 
 def test_every_automatic_schedule_is_one_that_the_sampler_follows() -> None:

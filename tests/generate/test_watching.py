@@ -31,14 +31,15 @@ def step(number: int = 1, count: int = 1) -> Step:
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_a_preview_changes_no_bit_of_the_picture(painter: Painter, tiny: bool, tmp_path: Path) -> None:
+def test_a_preview_changes_no_bit_of_the_picture(painter: Painter, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaekit.generate.preview.SHARE", 1e9)
     shown: list[Image.Image] = []
     coder = vaekit.load("mini-tiny") if tiny else None
     preview = Preview(lambda picture, _: shown.append(picture), painter.vae.family, tiny=coder)
     watched = next(iter(painter.txt2img(PLAIN, watch=[preview])))
     plain = next(iter(painter.txt2img(PLAIN)))
     assert torch.equal(watched.latents.tensor, plain.latents.tensor)
-    assert shown and shown[0].size == (32, 32)
+    assert len(shown) == PLAIN.steps and shown[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("tiny", [False, True])
@@ -70,12 +71,40 @@ def test_previews_are_passed_over_where_they_would_cost_too_much(monkeypatch: py
         now[0] += 1.0
         preview(step())
     assert preview.shown > 5 and preview.passed_over > 50
-    assert preview.spent <= SHARE * now[0] + 0.5
+    assert preview.spent <= SHARE * now[0] + 0.5  # what the first takes is not known before
     cheap = Preview(lambda *_: None, family("mini"))
     for _ in range(10):
         now[0] += 1.0
         cheap(step())
     assert cheap.shown == 10
+
+
+def test_even_the_first_picture_of_a_tiny_vae_keeps_to_the_share(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    tiny = vaekit.load("mini-tiny")
+    decode = type(tiny).decode
+
+    def slow(self: object, latents: object, **options: object) -> object:
+        now[0] += 1.0
+        return decode(self, latents, **options)  # type: ignore[arg-type, call-overload]
+
+    monkeypatch.setattr(type(tiny), "decode", slow)
+    preview = Preview(lambda *_: None, family("mini"), tiny=tiny)
+    costs = 24 / 256  # of a second, for 4×6 cells
+    begun = now[0]
+    for number in range(1, 10):
+        now[0] = begun + number * costs
+        preview(step(number))
+    assert preview.shown == 0
+    with caplog.at_level("INFO", logger="vaekit"):
+        preview(Step(9, 9, step().latents, step().denoised, 0.1))
+    assert "no preview: one takes 94 ms" in caplog.text
+    now[0] += costs / SHARE
+    preview(step(9))
+    assert preview.shown == 1
 
 
 def test_a_preview_in_a_file_is_replaced_and_a_wrong_ending_refused(tmp_path: Path) -> None:

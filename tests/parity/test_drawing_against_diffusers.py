@@ -15,6 +15,7 @@ from vaekit import assets
 from vaekit.generate.architectures import clip_tokenizer
 from vaekit.generate.delivery import decode
 from vaekit.generate.painter import Painter
+from vaekit.generate.prompts import listen
 from vaekit.generate.samplers import make
 from vaekit.generate.settings import Change, Settings
 
@@ -132,3 +133,8 @@ def test_a_small_sdxl_draws_what_diffusers_draws(tmp_path: Path) -> None:
         size = {"height": SIDE, "width": SIDE, "original_size": (SIDE, SIDE), "target_size": (SIDE, SIDE)}
         expected = theirs(pipe, painter, settings, [5], **size, output_type="latent")
         assert (ours - expected).abs().max() < TOLERANCE * expected.abs().max(), negative
+    plain, stronger = (listen(painter.model, f"a ({word}) cat", "")[0] for word in ("big:1", "big:1.4"))
+    for part in (slice(0, 32), slice(32, 96)):  # each text encoder's mean is restored by itself
+        assert torch.allclose(plain.states[..., part].mean(), stronger.states[..., part].mean(), atol=1e-5)
+        assert not torch.equal(plain.states[..., part], stronger.states[..., part])
+    assert plain.pooled is not None and stronger.pooled is not None and torch.equal(plain.pooled, stronger.pooled)

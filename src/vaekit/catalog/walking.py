@@ -127,7 +127,9 @@ def _stamp_of(path: Path) -> Stamp:
     if not stat.S_ISDIR(status.st_mode):
         return _stamp_from(status)
     weights = path / "vae" if (path / "vae").is_dir() else path
-    beside = [*weights.iterdir(), path / "model_index.json", path.parent / "model_index.json"]
+    index = path / "model_index.json"
+    parts = path.glob("*/*") if index.is_file() else ()
+    beside = {*weights.iterdir(), index, path.parent / index.name, *parts}
     stamps = [_stamp_from(file.stat()) for file in beside if file.is_file()] or [(0, 0, 0)]
     sizes, changed, touched = zip(*stamps, strict=True)
     return sum(sizes), max(changed), max(touched)

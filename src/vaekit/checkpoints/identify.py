@@ -63,10 +63,11 @@ def identify(
             raise NotAVAEError(describe_other(tensors))
         shapes = {ours: tensors[theirs].shape for ours, theirs in naming.names.items()}
         network = infer(shapes, norm_groups=_norm_groups(config))
-        found, evidence = _families(network, tensors, path, metadata or {}, config)
+        around = surroundings(tensors)
+        found, evidence = _families(network, around, path, metadata or {}, config)
     except NotAVAEError as error:
         raise NotAVAEError(f"{path}: {error}") from error
-    baked = len(tensors) > len(naming.names) and surroundings(tensors) is not None
+    baked = len(tensors) > len(naming.names) and around is not None
     network = _complete(network, found, config)
     return Identity(network, naming.layout, naming.prefix, naming.names, found, evidence, baked)
 
@@ -92,14 +93,15 @@ def _complete(network: NetworkConfig, found: tuple[Family, ...], config: Config)
 
 
 def _families(
-    network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
+    network: NetworkConfig, around: Evidence | None, path: Path, metadata: Mapping[str, str], config: Config
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
-    by_shape = tuple(f for f in families().values() if _fits(f, network))
-    by_name = tuple(f for f in families().values() if _tells_no_network(f, network))
+    every = families().values()
+    by_shape = tuple(f for f in every if _fits(f, network))
+    by_name = tuple(f for f in every if _tells_no_network(f, network))
     if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
         return _by_numbers(network, (by_shape, by_name), config)
-    for evidence, names in _evidence(network, tensors, path, metadata, config):
+    for evidence, names in _evidence(network, around, path, metadata, config):
         narrowed = tuple(f for f in by_shape + by_name if f.name in names)
         if narrowed:
             return narrowed, evidence
@@ -201,9 +203,8 @@ Part = str | re.Pattern[str]
 
 
 def _evidence(
-    network: NetworkConfig, tensors: Tensors, path: Path, metadata: Mapping[str, str], config: Config
+    network: NetworkConfig, around: Evidence | None, path: Path, metadata: Mapping[str, str], config: Config
 ) -> Iterator[Evidence]:
-    around = surroundings(tensors)
     if around:
         yield around
     written_by = re.match(r"0\.(\d{1,4})\.", str(config.get("_diffusers_version", "")))

@@ -47,9 +47,11 @@ def find_naming(file_names: Iterable[str]) -> Naming | None:
 
 def _find_kl(known: set[str]) -> Naming | None:
     for prefix in _kl_prefixes(known):
-        inside = {name.removeprefix(prefix): name for name in known if name.startswith(prefix)}
-        inside = {short: name for short, name in inside.items() if PART.match(short)}
-        inside = {short: name for short, name in inside.items() if short not in UNUSED}
+        inside = {
+            short: name
+            for name in known
+            if name.startswith(prefix) and PART.match(short := name[len(prefix) :]) and short not in UNUSED
+        }
         layout, translate = _kl_translation(inside)
         return Naming(layout, prefix, _translate(inside, translate))
     return None
@@ -67,7 +69,7 @@ def _translate(inside: Mapping[str, str], translate: Callable[[str], str]) -> di
 
 def _kl_prefixes(known: set[str]) -> list[str]:
     ends = ("encoder.conv_in.weight", "decoder.conv_in.weight")
-    found = {name.removesuffix(end) for name in known if name.endswith(ends) for end in ends if name.endswith(end)}
+    found = {name[: -len(ends[0])] for name in known if name.endswith(ends)}  # both are of one length
     return sorted(found, key=lambda p: (KNOWN_PREFIXES.index(p) if p in KNOWN_PREFIXES else len(KNOWN_PREFIXES), p))
 
 

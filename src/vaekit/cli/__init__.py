@@ -16,6 +16,8 @@ def run(arguments: list[str] | None = None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a command. 0: done; 2: the user can mend it; 1: the machine failed; 130: interrupted."""
+    # pydantic, by which typer reads options, asks every installed package whether it is a plugin of it
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from vaekit.cli.app import app
 
     debug = "--debug" in arguments
@@ -42,6 +44,9 @@ def _explain(error: Exception) -> int:
         return _fail(str(error), error.exit_code)
     if type(error).__name__ == "Abort":  # typer's word for Ctrl-C, in some of its versions
         return _interrupted()
+    if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for: the message is the help
+        print(error, file=sys.stderr)
+        return 2
     if hasattr(error, "format_message"):  # a mistake in the command itself, in typer's words
         return _fail(f"{error.format_message()} (vaekit COMMAND --help shows how)", 2)
     return _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1)

@@ -84,7 +84,7 @@ def bake(
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
-    """Put a VAE into a checkpoint, or into a folder in the layout of diffusers, which becomes one file.
+    """Put a VAE into a checkpoint, or into a diffusers folder, which becomes one file.
 
     Everything else is copied bit for bit; the result is read back before it gets its name.
 

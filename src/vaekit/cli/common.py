@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +29,9 @@ Padding = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeName = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; picked and told.")]
+MeasuringDtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, since this measures; else bfloat16 or float16.")
+]
 EngineName = Annotated[
     str, typer.Option("--engine", help="auto, torch, openvino; reference: the plain network, not optimised.")
 ]
@@ -43,6 +46,13 @@ Scaled = Annotated[
     bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
 ]
 Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES", help="Files, globs or folders.")]
+
+
+def measuring(dtype: str | None) -> str | None:
+    """The dtype of a command that measures VAEs: float32, whatever is fastest here; VAEKIT_DTYPE says otherwise."""
+    from vaekit.engine.placement import USUAL_DTYPE
+
+    return dtype or (None if os.environ.get(USUAL_DTYPE) else "float32")
 
 
 def load_vae(
@@ -169,7 +179,9 @@ def strips_bar(what: str, *, alone: bool = True) -> Iterator[Callable[[StripProg
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from pydantic_core import to_json
+
+    typer.echo(to_json(value, indent=2, inf_nan_mode="constants").decode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:

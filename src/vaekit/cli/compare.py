@@ -49,7 +49,7 @@ def compare(
     max_pixels: common.MaxPixels = None,
     unscaled: common.Scaled = None,
     device: common.Device = "auto",
-    dtype: common.DtypeName = None,
+    dtype: common.MeasuringDtype = None,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -72,6 +72,7 @@ def compare(
             "--max-pixels": (max_pixels is not None and are_latents, "these are latents"),
         }
     )
+    dtype = common.measuring(dtype)
     named = _load_named(vae, family, device, dtype)
     scaled = None if unscaled is None else not unscaled
     code, inputs = _latents(paths, scaled, family, named) if are_latents else (0, _labelled(paths))

@@ -23,6 +23,9 @@ def inspect(
             "--fingerprint", help="Read the VAE's weights: their hash, and which known VAE they are or are near."
         ),
     ] = False,
+    float16: Annotated[
+        bool, typer.Option("--float16", help="Run it on the sample photos: whether it overflows in float16.")
+    ] = False,
     as_json: common.Json = False,
 ) -> None:
     """Tell which VAE a file holds, from its header.
@@ -35,7 +38,7 @@ def inspect(
     code = 0
     for file in files:
         try:
-            report += _inspect(_find(file), fingerprint)
+            report += _inspect(_find(file), fingerprint, float16)
         except VaekitError as error:
             print(f"vaekit: {error}", file=sys.stderr)
             code = max(code, error.exit_code)
@@ -53,11 +56,30 @@ def _find(name: str) -> Path:
     return assets.model_folder(name) if name in assets.bundled_models() else Path(name).expanduser()
 
 
-def _inspect(path: Path, fingerprint: bool) -> list[dict[str, Any]]:
+def _inspect(path: Path, fingerprint: bool, float16: bool) -> list[dict[str, Any]]:
     from vaekit.checkpoints.inspect import inspect as inspect_file
 
-    found = inspect_file(path)
-    return [entry.to_dict() | (_fingerprint(entry) if fingerprint else {}) for entry in found]
+    return [
+        entry.to_dict() | (_fingerprint(entry) if fingerprint else {}) | (_float16(entry) if float16 else {})
+        for entry in inspect_file(path)
+    ]
+
+
+def _float16(entry: Inspection) -> dict[str, Any]:
+    from vaekit.checkpoints.read import read
+    from vaekit.doctor.samples import run_samples
+    from vaekit.doctor.weights import check_activations, measure_activations
+    from vaekit.engine.placement import place
+
+    weights = read(entry.path)
+    samples = run_samples(weights, place().device, track=lambda items: common.track(items, "sample photos"))
+    if not samples.peaks:
+        return {"float16": {"overflows": None, "told": "not known: without an encoder no photo can be run"}}
+    findings = check_activations(samples.peaks, weights.identity.families)
+    told = {key: value for key, value in measure_activations(samples.peaks).items() if key != "layers"}
+    fits = f"fits: its largest value is {told['of_float16'] or 0:.1%} of what float16 holds, at {told['worst_layer']}"
+    told["overflows"] = any(finding.sure == "certain" for finding in findings)
+    return {"float16": told | {"told": "; ".join(f"{one.what}; {one.advice}" for one in findings) or fits}}
 
 
 def _fingerprint(entry: Inspection) -> dict[str, Any]:
@@ -90,4 +112,5 @@ def _text(entry: dict[str, Any]) -> str:
     }
     if "fingerprint" in entry:
         lines |= {"fingerprint": entry["fingerprint"]["vae"], "is": entry["is"]}
+    lines |= {"float16": entry["float16"]["told"]} if "float16" in entry else {}
     return "\n".join(f"{name:<12}{text}" for name, text in lines.items())

@@ -168,7 +168,7 @@ def study(
     side: Annotated[int, typer.Option("--side", help="Shrink larger pictures to so many pixels.")] = 512,
     family: common.FamilyName = None,
     device: common.Device = "auto",
-    dtype: common.DtypeName = None,
+    dtype: common.MeasuringDtype = None,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -187,7 +187,7 @@ def study(
         raise OptionError(f"{output}: the report is a page: name it {output.stem}.html")
     page.check(output, force=force)
     paths = images.find(pictures)
-    coder = common.load_vae(vae, None, family, None, device, dtype)
+    coder = common.load_vae(vae, None, family, None, device, common.measuring(dtype))
     found = run(paths, coder, relatives(coder, other, device=device), side=side, track=common.track)
     table = page.write(found, output, force=force)
     if as_json:

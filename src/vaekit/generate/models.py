@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ log = logging.getLogger("vaekit")
 UNET = "model.diffusion_model."
 ATTENTION_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Of the text that the UNet listens to: what tells the published models apart."""
+REFINER_WIDTH = 1280
+REFINER = "the refiner of SDXL, which goes on with what SDXL has begun; vaekit draws with SDXL itself"
+FIRST = UNET + "input_blocks.0.0.weight"
+"""Of a UNet's tensors: its shape tells how many channels the UNet takes."""
 
 PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 UNET_WEIGHTS = tuple(
@@ -57,6 +61,11 @@ class Model:
     def channels(self) -> int:
         """Of the latents."""
         return int(self.unet.config.out_channels)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether its UNet is shown a mask, and the latents of what that leaves, beside the latents."""
+        return int(self.unet.config.in_channels) == 2 * self.channels + 1
 
     @property
     def side(self) -> int:
@@ -92,10 +101,11 @@ def load_model(
     else:
         model = _from_file(path, name or path.stem, config, where, runs_in)
     model.scheduler |= {"prediction_type": _prediction(model, prediction)}
-    if model.unet.config.in_channels != model.channels:
-        kind = "an inpainting model" if model.unet.config.in_channels == 9 else "a model"
+    if model.unet.config.in_channels != model.channels and not model.inpaints:
+        few, many = model.channels, 2 * model.channels + 1
         raise FileError(
-            f"{path}: {kind} whose UNet takes {model.unet.config.in_channels} channels; vaekit draws with 4"
+            f"{path}: a model whose UNet takes {model.unet.config.in_channels} channels; vaekit draws with those that "
+            f"take {few}, or {many} for inpainting"
         )
     size = sum(p.numel() for network in (model.unet, *model.texts) for p in network.parameters())
     log.info(
@@ -123,6 +133,8 @@ def _prediction(model: Model, asked: str | None) -> str:
 
 def _from_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
     architecture = in_folder(folder)
+    if architecture.unet.get("cross_attention_dim") == REFINER_WIDTH and architecture.is_xl:
+        raise FileError(f"{folder}: {REFINER}")
 
     def unet_state(names: Iterable[str]) -> dict[str, Tensor]:
         return _plain_state(folder / "unet", UNET_WEIGHTS, names)
@@ -188,12 +200,26 @@ def _recognised(path: Path, source: Source, prefixes: list[str]) -> Architecture
     """Which published model it is, by the width of the text that its UNet listens to."""
     widths = {info.shape[-1] for key, info in source.tensors.items() if key.endswith(".attn2.to_k.weight")}
     found = ATTENTION_WIDTHS.get(next(iter(widths), 0)) if len(widths) == 1 else None
+    if widths == {REFINER_WIDTH}:
+        raise FileError(f"{path}: {REFINER}")
     if found is None or (found == "sdxl") != (len(prefixes) == 2):
         raise FileError(
             f"{path}: its UNet is that of no model whose configuration vaekit has (SD 1.x, SD 2.x, SDXL); "
             "name a diffusers folder that has it: --config FOLDER"
         )
-    return published(found)
+    return _taking(published(found), source.tensors[FIRST].shape[1] if FIRST in source.tensors else 4)
+
+
+def _taking(architecture: Architecture, channels: int) -> Architecture:
+    """The same whose UNet takes that many; the inpainting model of SD 2 predicts noise, unlike its sibling."""
+    if channels == 4:
+        return architecture
+    return replace(
+        architecture,
+        title=f"{architecture.title} for inpainting",
+        unet={**architecture.unet, "in_channels": channels},
+        scheduler={**architecture.scheduler, "prediction_type": "epsilon"},
+    )
 
 
 def _told_prediction(source: Source) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class Painter:
     ) -> Iterator[Drawn]:
         assert settings.seed is not None
         prompt, negative = listen(self.model, settings.prompt, settings.negative, clip_skip=self._clip_skip(settings))
-        guidance = Guidance(prompt, negative, settings.cfg, size)
+        guidance = Guidance(prompt, negative, settings.cfg, size, self._beside(settings, size, subject))
         final = self._final_vae(settings)
         if self.decoding is not None:  # one that is too small is told before the sampling
             final.forecast(size if settings.hires is None else settings.hires.size(size), memory=self.decoding)
@@ -254,6 +254,15 @@ class Painter:
         x = noise(generators, (self.model.channels, height, width), self.model) * scheduler.init_noise_sigma
         z = sample(self.model, scheduler, guidance, x, generators, watch=watch)
         return z if settings.hires is None else self._hires(settings, settings.hires, guidance, z, generators, watch)
+
+    def _beside(self, settings: Settings, size: tuple[int, int], subject: Subject | None) -> Tensor | None:
+        """What an inpainting UNet is shown beside the latents, as A1111 and diffusers do it; without a mask, grey."""
+        if not self.model.inpaints:
+            return None
+        hidden = torch.zeros(1, 3, size[1], size[0]) if subject is None else subject.hidden()
+        latents = self._encode(self._vae(settings.seamless), hidden)
+        cells = None if subject is None else subject.cells(self.vae.family.downscale)
+        return torch.cat([torch.ones_like(latents[:, :1]) if cells is None else cells.to(latents), latents], dim=1)
 
     def _refilled(self, fill: Fill, z: Tensor, mask: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Latents with noise, or 0, where something is to be drawn anew."""
@@ -309,11 +318,11 @@ class Painter:
             decoded = images.to_pil(first.decode(z.float().cpu(), output="tensor", memory=self.decoding))
             enlarged = [one.resize(size, Image.Resampling.LANCZOS) for one in decoded]
             larger = torch.cat([self._encode(second, picture) for picture in enlarged])
-        told = replace(guidance, size=size)
+        told = replace(guidance, size=size, beside=self._beside(settings, size, None))
         steps = hires.steps or settings.steps
         return self._again(settings, told, larger, generators, hires.strength, steps, watch, part="hires")
 
-    def _encode(self, vae: VAE, picture: Image.Image) -> Tensor:
+    def _encode(self, vae: VAE, picture: Image.Image | Tensor) -> Tensor:
         return vae.encode(picture, memory=self.encoding).tensor.to(self.model.device, self.model.dtype)
 
     def _finished(self, tensor: Tensor, settings: Settings, size: tuple[int, int], vae: VAE) -> list[Latents]:

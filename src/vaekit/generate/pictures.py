@@ -52,6 +52,14 @@ class Subject:
         grey = torch.from_numpy(np.asarray(self.mask, np.float32) / 255)[None, None]
         return F.avg_pool2d(images.pad(grey, downscale), downscale).ge(0.5).float()
 
+    def hidden(self) -> Tensor:
+        """The picture with middle grey where it is drawn anew (all over, without a mask), [1, 3, H, W] in [-1, 1]."""
+        pixels = images.read(self.picture.convert("RGB")).pixels
+        if self.mask is None:
+            return torch.zeros_like(pixels)
+        shown = torch.from_numpy(np.asarray(self.mask, np.uint8) < 128)
+        return pixels * shown
+
     def merged(self, drawn: Image.Image) -> Image.Image:
         """What was drawn where the mask is white, the picture itself where it is black, a mixture on the edge."""
         if self.mask is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from vaekit import images
@@ -29,7 +30,8 @@ class Preview:
 
     show: what is done with it. tiny: a tiny VAE of the family to decode with; None
     for the linear RGB factors of families.toml, a pixel per cell, enlarged. A step
-    is passed over where previews would take more than SHARE of the time so far.
+    is passed over where previews would take more than SHARE of the time so far; a
+    tiny VAE is run once beforehand, which tells how long the first will take.
     Raises OptionError where the family has no factors and no VAE is given.
     """
 
@@ -39,14 +41,18 @@ class Preview:
         if tiny is not None and not tiny.family.same_space(family):
             raise OptionError(f"{tiny.name} is of {tiny.family.name}, what is drawn of {family.name}")
         self.show, self.family, self.tiny = show, family, tiny
+        self.per_cell = 0.0 if tiny is None else _seconds_per_cell(tiny)
         self.begun = time.perf_counter()
         self.spent = self.last = 0.0
         self.shown = self.passed_over = 0
 
     def __call__(self, step: Step) -> None:
         started = time.perf_counter()
-        if self.shown and self.spent + self.last > SHARE * (started - self.begun):
+        expected = self.last if self.shown else self.per_cell * step.denoised[:, 0].numel()
+        if self.spent + expected > SHARE * (started - self.begun):
             self.passed_over += 1
+            if step.number == step.total and not self.shown:
+                log.info("no preview: one takes %.0f ms, over %.0f%% of this drawing", 1000 * expected, 100 * SHARE)
             return
         self.show(self.picture(step), step)
         self.shown += 1
@@ -72,13 +78,22 @@ def to_file(path: Path) -> Show:
     def show(picture: Image.Image, step: Step) -> None:
         nonlocal failed
         try:
-            images.write(picture, path, force=True)
+            images.write(picture, path, force=True, lasting=False)
         except OutputError as error:
             if not failed:
                 log.warning("no preview: %s", error)
             failed = True
 
     return show
+
+
+def _seconds_per_cell(tiny: VAE) -> float:
+    """Of the latents, to decode; the first run, which sets things up, does not count."""
+    latents = torch.zeros(1, tiny.family.latent_channels, 16, 16)
+    tiny.decode(latents, output="tensor")
+    started = time.perf_counter()
+    tiny.decode(latents, output="tensor")
+    return (time.perf_counter() - started) / 16**2
 
 
 def _beside(pictures: list[Image.Image]) -> Image.Image:

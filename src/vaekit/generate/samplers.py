@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import tomllib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,6 +100,10 @@ def _split(name: str) -> tuple[Sampler, str]:
         start = text[: -len(schedule)].strip().lower()
         if text.lower().endswith(" " + schedule.lower()) and start in known:
             return known[start], schedule
+    absent = {key.lower(): (key, nearest) for key, nearest in _table()["absent"].items()}
+    for ending in ("", *(" " + called.lower() for one in schedules().values() for called in (one.name, *one.also))):
+        if found := absent.get(text.lower().removesuffix(ending)):
+            raise OptionError(f"diffusers has no sampler {found[0]}, so vaekit has none; the nearest is {found[1]}")
     raise OptionError(f"no sampler is called {name!r}; {_hint(text, samplers())}")
 
 
@@ -126,7 +131,9 @@ def make(sampler: Sampler, schedule: Schedule, trained: Mapping[str, Any], steps
     accepted = inspect.signature(kind.__init__).parameters
     told = {key: trained[key] for key in OF_THE_MODEL if key in trained}
     wanted = USUAL | told | dict(sampler.options) | dict(schedule.options)
-    scheduler = kind(**{key: value for key, value in wanted.items() if key in accepted})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*algorithm_types?.*dpmsolver", category=FutureWarning)
+        scheduler = kind(**{key: value for key, value in wanted.items() if key in accepted})
     scheduler.set_timesteps(steps, device=device)
     if schedule.name in ("Karras", "Exponential") and f"use_{schedule.name.lower()}_sigmas" not in accepted:
         _follow(scheduler, schedule.name, steps, device)

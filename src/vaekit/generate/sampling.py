@@ -60,12 +60,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the UNet is asked. size: (width, height) in pixels, which SDXL is told."""
+    """How the UNet is asked.
+
+    size: (width, height) in pixels, which SDXL is told. beside: what an inpainting
+    UNet is shown beside the latents, [1, 1 + C, h, w]: the mask, 1 where it is to
+    draw, and the latents of the picture with grey under the mask.
+    """
 
     prompt: Told
     negative: Told
     cfg: float
     size: tuple[int, int]
+    beside: Tensor | None = None
 
 
 def draws(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -139,6 +145,8 @@ def ask(model: Model, guidance: Guidance, x: Tensor, time: Tensor) -> Tensor:
     guided = guidance.cfg > 1
     told = [guidance.negative, guidance.prompt] if guided else [guidance.prompt]
     states = torch.cat([one.states.expand(len(x), -1, -1) for one in told])
+    if guidance.beside is not None:
+        x = torch.cat([x, guidance.beside.expand(len(x), -1, -1, -1).to(x)], dim=1)
     answer = model.unet(
         torch.cat([x] * len(told)).to(model.dtype),
         time,

@@ -84,17 +84,20 @@ def _target(path: Path, alpha: bool) -> _Target:
     return target
 
 
-def write(picture: Image.Image, path: Path, *, force: bool = False, text: str | None = None) -> None:
+def write(
+    picture: Image.Image, path: Path, *, force: bool = False, text: str | None = None, lasting: bool = True
+) -> None:
     """Write a picture in the format that the suffix of `path` names; whole or not at all.
 
     text: what the file is to tell of how it was made, as A1111 stores it; formats
-    without a place for it (TIFF, BMP) go without, which is told.
+    without a place for it (TIFF, BMP) go without, which is told. lasting: as for
+    `files.atomic_write`.
 
     Raises OutputError: unknown suffix, transparency into a format without it, a
     file that exists (unless `force`), no permission, disk full.
     """
     target = _target(path, picture.has_transparency_data)
-    with atomic_write(path, force=force) as part:
+    with atomic_write(path, force=force, lasting=lasting) as part:
         try:
             picture.save(part, format=target.format, **target.options, **_with_text(target, text, path))
         except (ValueError, KeyError, TypeError) as error:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn import functional as F
 
 from vaekit.errors import LatentsError, OptionError
 from vaekit.latents.core import Latents
@@ -66,11 +64,9 @@ def preview(latents: Latents, *, index: int = 0, zoom: int = 1) -> Image.Image:
     family = latents.family
     if not family.preview:
         raise LatentsError(f"{family.name} has no preview factors; decode the latents, or draw their channels")
-    values = torch.from_numpy(_picture(latents, index))
-    values = F.pixel_shuffle(values, family.fold)
+    values = _unfolded(_picture(latents, index), family.fold)
     _check_zoom(zoom, values.shape[1] * values.shape[2])
-    factors, bias = values.new_tensor(family.preview), values.new_tensor(family.preview_bias)
-    rgb = (torch.einsum("chw,cr->hwr", values, factors) + bias).numpy()
+    rgb = np.moveaxis(values, 0, -1) @ np.asarray(family.preview) + np.asarray(family.preview_bias)
     pixels = np.round((np.nan_to_num(rgb).clip(-1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
     pixels[np.isnan(rgb).any(axis=2)] = MAGENTA
     return _enlarge(pixels, zoom)
@@ -118,6 +114,13 @@ def _picture(latents: Latents, index: int) -> Values:
         raise OptionError(f"there is no picture {index} among {len(latents)}; they are counted from 0")
     values = latents.tensor[index].detach().cpu().double().numpy()
     return cast(Values, np.clip(values, -LARGEST, LARGEST))
+
+
+def _unfolded(values: Values, fold: int) -> Values:
+    """[C·fold², h, w] -> [C, h·fold, w·fold], the inverse of folding 2×2 cells into one."""
+    count, height, width = values.shape
+    parts = values.reshape(count // fold**2, fold, fold, height, width)
+    return parts.transpose(0, 3, 1, 4, 2).reshape(-1, height * fold, width * fold)
 
 
 def _range(values: Values, palette: Palette) -> tuple[float, float]:

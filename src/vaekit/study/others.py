@@ -19,10 +19,12 @@ MOST = 6
 def relatives(vae: VAE, named: Sequence[str] | None = None, *, device: str = "auto") -> list[VAE]:
     """The VAEs of these names; without any, those of the same family on this disk, copies once, six at most.
 
+    They decode in the dtype that `vae` decodes in.
+
     Raises what `load` raises for a named one; of the others one that cannot be loaded is told and left out.
     """
     if named is not None:
-        return [load(name, device=device) for name in named]
+        return [load(name, device=device, dtype=vae.placement.decode_dtype) for name in named]
     found: list[VAE] = []
     library = scan()
     for group in library.groups(entry for entry in library.vaes if entry.families == (vae.family.name,)):
@@ -30,7 +32,13 @@ def relatives(vae: VAE, named: Sequence[str] | None = None, *, device: str = "au
             log.info("more VAEs of %s are here than the %d that are taken; --other names them", vae.family.name, MOST)
             break
         try:
-            other = load(group[0].path, decoder=group[0].decoder, family=vae.family, device=device)
+            other = load(
+                group[0].path,
+                decoder=group[0].decoder,
+                family=vae.family,
+                device=device,
+                dtype=vae.placement.decode_dtype,
+            )
         except VaekitError as error:
             log.warning("left out: %s", error)
             continue

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vaekit import images
 from vaekit.engine.placement import place
+from vaekit.generate.architectures import Architecture
+from vaekit.generate.models import Model
+from vaekit.generate.prompts import Told
+from vaekit.generate.samplers import choose, make
+from vaekit.generate.sampling import Guidance, draws, noise, sample
 from vaekit.loading import load
 from vaekit.train.captions import phrase
 from vaekit.train.diffusion import SCHEDULER, DiffusionRecipe, DiffusionRun, LatentPictures, TextToLatents
@@ -43,7 +49,7 @@ def prompt_sheet(pictures: LatentPictures) -> Sheet:
 
     def draw(run: Run, path: Path) -> dict[str, float]:
         assert isinstance(run, DiffusionRun)
-        drawn = sample(run.average, run.recipe, pictures.tokens(prompts), pictures.tokens([""] * len(prompts)))
+        drawn = draw_each(run.average, run.recipe, pictures.tokens(prompts), pictures.tokens([""]))
         sheet = Image.new("RGB", (SHEET_SIDE * drawn[0].width, SHEET_SIDE * drawn[0].height), "white")
         for number, picture in enumerate(drawn):
             row, column = divmod(number, SHEET_SIDE)
@@ -55,22 +61,22 @@ def prompt_sheet(pictures: LatentPictures) -> Sheet:
 
 
 @torch.no_grad()
-def sample(model: TextToLatents, recipe: DiffusionRecipe, told: torch.Tensor, blank: torch.Tensor) -> list[Image.Image]:
-    """Pictures for tokens [B, length], by DDIM with classifier-free guidance against `blank`."""
-    from diffusers import DDIMScheduler
-
-    vae, scheduler = load(recipe.start, dtype="float32"), DDIMScheduler(**SCHEDULER)
-    scheduler.set_timesteps(SHEET_STEPS)
+def draw_each(
+    network: TextToLatents, recipe: DiffusionRecipe, told: torch.Tensor, blank: torch.Tensor
+) -> list[Image.Image]:
+    """A picture for each row of tokens [B, length], by DDIM; blank: [1, length], what guidance leads away from."""
+    vae, device = load(recipe.start, dtype="float32"), next(network.parameters()).device
+    architecture = Architecture("in training", "StableDiffusionPipeline", network.unet.config, (), ())
+    model = Model("in training", Path(), architecture, network.unet, (), device, torch.float32, SCHEDULER)
+    scheduler = make(*choose("DDIM"), SCHEDULER, SHEET_STEPS, device)
+    without, *each = (Told(network.text_encoder(row[None].to(device))[0]) for row in (*blank, *told))
     side = recipe.size // vae.family.downscale
-    x = torch.randn(len(told), vae.family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
-    device = next(model.parameters()).device
-    tokens = torch.cat([told, blank]).to(device)
-    for step in scheduler.timesteps:
-        steps = step.expand(2 * len(x)).to(device)
-        with_prompt, without = model(torch.cat([x, x]).to(device), steps, tokens).float().cpu().chunk(2)
-        x = scheduler.step(without + SHEET_GUIDANCE * (with_prompt - without), step, x).prev_sample
-    decoded = vae.decode(x)
-    return decoded if isinstance(decoded, list) else [decoded]
+    shape = (vae.family.latent_channels, side, side)
+    drawn = []
+    for seed, prompt in enumerate(each):
+        guidance, generators = Guidance(prompt, without, SHEET_GUIDANCE, (recipe.size, recipe.size)), draws([seed])
+        drawn.append(sample(model, scheduler, guidance, noise(generators, shape, model), generators).float().cpu())
+    return images.to_pil(vae.decode(torch.cat(drawn), output="tensor"))
 
 
 def write_pipeline(run: DiffusionRun, out: Path) -> None:
