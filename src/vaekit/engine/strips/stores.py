@@ -100,7 +100,7 @@ class Spare:
         self._chunks.append(chunk.view(-1))
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """Uninitialised. Where nothing fits exactly, all there is goes back first: none lies there beside the new one."""
+        """Uninitialised. Where nothing fits, all there is goes back first: none lies there beside the new one."""
         count = math.prod(shape)
         for place, chunk in enumerate(self._chunks):
             if chunk.numel() == count:
