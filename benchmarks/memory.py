@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--pictures", nargs="*", default=[], help="for `exact`; else the bundled samples, enlarged")
     parser.add_argument("--sizes", default="1024x1024,2048x2048,8192x1024,4096x4096", help="width x height, in pixels")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="budgets: one piece divided by each")
+    parser.add_argument("--vae", help="another VAE than the random one")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--direction", default="decode", choices=["decode", "encode"])
     parser.add_argument("--limit", type=float, default=16, help="GiB that a run in one piece may take here")
@@ -53,7 +54,7 @@ def main() -> int:
         exact(options.pictures)
     if options.part in ("all", "peak", "time"):
         with tempfile.TemporaryDirectory() as folder:
-            source = random_vae(Path(folder))
+            source = options.vae or str(random_vae(Path(folder)))
             for part, measure in (("peak", peaks), ("time", times)):
                 if options.part in ("all", part):
                     code = max(code, measure(source, options))
@@ -67,10 +68,9 @@ def child(job: dict[str, Any]) -> None:
     """Load, make ready, wait; run as often as asked; say how long each took."""
     import torch
 
-    import vaekit
     from vaekit.engine.strips.stores import give_back_heap
 
-    vae = vaekit.load(job["source"], family="sd1", dtype=job["dtype"])
+    vae = load(job["source"], job["dtype"])
     width, height = job["size"]
 
     def work(width: int, height: int, memory: int | None) -> None:
@@ -96,8 +96,8 @@ def answer(value: dict[str, Any]) -> None:
 class Process:
     """A child and its memory, seen from outside."""
 
-    def __init__(self, source: Path, options: argparse.Namespace, size: tuple[int, int]):
-        job = {"source": str(source), "size": size, "dtype": options.dtype, "direction": options.direction}
+    def __init__(self, source: str, options: argparse.Namespace, size: tuple[int, int]):
+        job = {"source": source, "size": size, "dtype": options.dtype, "direction": options.direction}
         command = [sys.executable, __file__, "--child", json.dumps(job)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -153,15 +153,24 @@ def random_vae(folder: Path) -> Path:
     return folder
 
 
-def peaks(source: Path, options: argparse.Namespace) -> int:
+def load(source: str, dtype: str) -> Any:
+    import vaekit
+
+    return vaekit.load(source, family="sd1" if Path(source).is_dir() else None, dtype=dtype)
+
+
+def peaks(source: str, options: argparse.Namespace) -> int:
     over = False
+    rates = load(source, options.dtype).calibrate(options.direction)
     print(f"\nPeak resident memory beside the loaded model, {options.direction}, {options.dtype}, MiB")
-    print("size        budget      of one piece   predicted    measured    of budget   seconds  (predicted)")
+    print(
+        "size        budget      of one piece   predicted    measured    of budget   seconds  (predicted)  of one piece"
+    )
     for size in sizes(options.sizes):
-        whole = one_piece(source, options, size)
+        whole, alone = one_piece(source, options, size, rates)
         for share in shares(options):
             budget = whole // share
-            plan = forecast(source, options, size, budget)
+            plan = forecast(source, options, size, budget, rates)
             process = Process(source, options, size)
             seconds = process.run(budget)
             peak = process.peak
@@ -170,18 +179,18 @@ def peaks(source: Path, options: argparse.Namespace) -> int:
             told = f"{size[0]}x{size[1]}".ljust(10)
             print(
                 f"{told} {mib(budget)}        1/{share:<2}        {mib(plan.memory)}    {mib(peak)}"
-                f"     {peak / budget:7.2f}   {seconds:8.1f}  ({plan.seconds:.1f})"
+                f"     {peak / budget:7.2f}   {seconds:8.1f}  ({plan.seconds:.1f})   {seconds / alone:.2f}"
                 + ("   OVER" if peak > budget else ""),
                 flush=True,
             )
     return int(over)
 
 
-def times(source: Path, options: argparse.Namespace) -> int:
+def times(source: str, options: argparse.Namespace) -> int:
     print(f"\nSeconds against one piece in the same process, {options.direction}, {options.dtype}")
     print("size        of one piece   seconds   ratio   (spread)")
     for size in sizes(options.sizes):
-        whole = one_piece(source, options, size)
+        whole, _ = one_piece(source, options, size)
         if whole > options.limit * GIB:
             print(f"{size[0]}x{size[1]}: one piece does not fit into {options.limit:g} GiB")
             continue
@@ -201,25 +210,26 @@ def times(source: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def one_piece(source: Path, options: argparse.Namespace, size: tuple[int, int]) -> int:
-    """Bytes that one piece takes: measured where they are there, else predicted."""
-    predicted_bytes = forecast(source, options, size, 1 << 50).memory
-    if predicted_bytes > options.limit * GIB:
-        print(f"{size[0]}x{size[1]} in one piece: {mib(predicted_bytes)} (predicted)")
-        return predicted_bytes
+def one_piece(source: str, options: argparse.Namespace, size: tuple[int, int], rates: Any = None) -> tuple[int, float]:
+    """Bytes and seconds that one piece takes: measured where the bytes are there, else predicted."""
+    predicted = forecast(source, options, size, 1 << 50, rates)
+    told = f"{size[0]}x{size[1]} in one piece: "
+    if predicted.memory > options.limit * GIB:
+        print(f"{told}{mib(predicted.memory)}, {predicted.seconds:.1f} s (both predicted)")
+        return predicted.memory, predicted.seconds
     process = Process(source, options, size)
     seconds = process.run(1 << 50)
     peak = process.peak
     process.close()
-    print(f"{size[0]}x{size[1]} in one piece: {mib(peak)} (predicted {mib(predicted_bytes)}), {seconds:.1f} s")
-    return peak
+    print(
+        f"{told}{mib(peak)} (predicted {mib(predicted.memory)}), {seconds:.1f} s ({predicted.seconds:.1f})", flush=True
+    )
+    return peak, seconds
 
 
-def forecast(source: Path, options: argparse.Namespace, size: tuple[int, int], budget: int) -> Any:
-    import vaekit
-
-    vae = vaekit.load(source, family="sd1", dtype=options.dtype)
-    return vae.forecast(size, direction=options.direction, memory=budget)
+def forecast(source: str, options: argparse.Namespace, size: tuple[int, int], budget: int, rates: Any = None) -> Any:
+    vae = load(source, options.dtype)
+    return vae.forecast(size, direction=options.direction, memory=budget, rates=rates)
 
 
 def sizes(text: str) -> list[tuple[int, int]]:

@@ -46,6 +46,7 @@ def load(
     encode_dtype: Dtype | None = None,
     decode_dtype: Dtype | None = None,
     engine: str = "auto",
+    attention_window: int | None = None,
 ) -> VAE:
     """Load a VAE: one by its name (bundled, on this disk), or a file, diffusers folder or checkpoint by path.
 
@@ -54,14 +55,16 @@ def load(
     so, which no file tells, "circular" for seamless pictures. dtype: of both
     directions; encode_dtype and decode_dtype of one. engine: "auto" takes the
     fastest that is there and says so; "reference" is the plain network, with no
-    optimisation. Format, layout and architecture are worked out.
+    optimisation. attention_window: cells attend to so many rows of cells above and
+    below their own only, which is not what the VAE gives but takes far less time
+    for huge pictures. Format, layout and architecture are worked out.
 
     Raises FileError, UnsafeFileError, NotAVAEError, FamilyError, OptionError.
     """
     path = find(source)
     placement = place(device, dtype=dtype, encode_dtype=encode_dtype, decode_dtype=decode_dtype, engine=engine)
     weights = read(path, decoder=None if decoder is None else find(decoder))
-    weights = replace(weights, identity=_with_padding(weights.identity, padding))
+    weights = replace(weights, identity=_with_window(_with_padding(weights.identity, padding), attention_window))
     name = str(source) if str(source) in assets.bundled_models() else path.name
     vae = VAE(name, _settle_family(name, weights, family), weights.identity.config, weights.state, placement)
     log.info("%s", vae.describe())
@@ -105,6 +108,19 @@ def _with_padding(identity: Identity, padding: PaddingMode | None) -> Identity:
     if not isinstance(identity.config, KLConfig):
         raise OptionError("padding is a choice of kl networks only; this one is tiny")
     return replace(identity, config=replace(identity.config, padding_mode=padding))
+
+
+def _with_window(identity: Identity, window: int | None) -> Identity:
+    if window is None:
+        return identity
+    config = identity.config
+    if not isinstance(config, KLConfig) or not (config.encoder_attention or config.decoder_attention):
+        raise OptionError("an attention window would do nothing here: this network has no attention")
+    if window < 1:
+        raise OptionError(f"an attention window is a number of rows of cells from 1 on, not {window}")
+    if config.padding_mode == "circular":
+        raise OptionError("an attention window needs strips, and seamless pictures are run in one piece only")
+    return replace(identity, config=replace(config, attention_window=window))
 
 
 # The family

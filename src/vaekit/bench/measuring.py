@@ -22,6 +22,8 @@ from vaekit.files import atomic_write, check_target
 BASE = "diffusers float32"
 AGREES = 40.0
 """Decibels of the reference's range; bfloat16 of random weights stays well above."""
+HOPELESS = 5
+"""A dtype so many times slower than float32 is left to software by the processor."""
 GROWTH_SIDES = (256, 512, 1024, 2048)
 GROWTH_BATCHES = (1, 4, 16)
 
@@ -100,15 +102,18 @@ def run(settings: Settings, told: Callable[[str], None] = lambda _: None) -> Res
     for direction in settings.directions:
         chosen = subject(settings.vae, settings.kind, direction)
         result.subject = chosen.name
-        _measure(result, chosen, max(rates.values()), told)
+        _measure(result, chosen, rates, told)
         if settings.growth:
             _grow(result, chosen, told)
     return result
 
 
-def _measure(result: Result, chosen: Subject, rate: float, told: Callable[[str], None]) -> None:
+def _measure(result: Result, chosen: Subject, rates: dict[str, float], told: Callable[[str], None]) -> None:
     settings = result.settings
     peers, result.missing = installed(chosen, quick=settings.quick)
+    if rates[str(torch.bfloat16)] * HOPELESS < rates[str(torch.float32)]:
+        result.missing += [f"{peer.name}: this processor has no arithmetic in bfloat16" for peer in peers if peer.half]
+        peers = [peer for peer in peers if not peer.half]
     x, runs = chosen.example(settings.side, settings.batch), {}
     for peer in peers:
         told(f"{chosen.direction}: getting {peer.name} ready")
@@ -122,7 +127,9 @@ def _measure(result: Result, chosen: Subject, rate: float, told: Callable[[str],
             told(f"{chosen.direction}: memory of {name}")
             where = (settings.side, settings.batch)
             peak = peak_bytes(settings.vae, settings.kind, chosen.direction, name, *where)
-        result.rows.append(_row(chosen, name, one, times, _decibels(outputs[name], reference), rate, peak, settings))
+        result.rows.append(
+            _row(chosen, name, one, times, _decibels(outputs[name], reference), max(rates.values()), peak, settings)
+        )
 
 
 def _row(

@@ -28,11 +28,15 @@ Runs = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Peer:
-    """One way. make: gets it ready. slow: takes minutes to get ready, so that a quick run leaves it out."""
+    """One way. make: gets it ready. slow: takes minutes to get ready, so that a quick run leaves it out.
+
+    half: computes in bfloat16 in PyTorch, which takes minutes where the processor does not.
+    """
 
     name: str
     make: Callable[[Subject], Runs]
     slow: bool = False
+    half: bool = False
 
 
 def installed(subject: Subject, *, quick: bool) -> tuple[list[Peer], list[str]]:
@@ -47,10 +51,10 @@ def installed(subject: Subject, *, quick: bool) -> tuple[list[Peer], list[str]]:
     peers += [
         Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, last=False)),
         Peer("diffusers float32 channels_last", lambda one: _diffusers(one, torch.float32)),
-        Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16)),
+        Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16), half=True),
     ]
     if shutil.which("c++") or shutil.which("g++"):
-        peers.append(Peer("diffusers bfloat16 compiled", lambda one: _compiled(one), slow=True))
+        peers.append(Peer("diffusers bfloat16 compiled", lambda one: _compiled(one), slow=True, half=True))
     else:
         missing.append("diffusers compiled: no C++ compiler")
     for needs, peer in (

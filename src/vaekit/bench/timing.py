@@ -15,6 +15,10 @@ from torch import Tensor
 from vaekit.bench.peers import Peer, Runs, installed
 from vaekit.bench.subject import subject
 
+SMALLEST, LONG = 256, 0.5
+"""Side of the first product of matrices, and seconds after which no larger one is tried: not every processor has
+arithmetic in bfloat16."""
+
 
 @dataclass(frozen=True)
 class Times:
@@ -61,9 +65,14 @@ def timed(run: Runs, x: Tensor) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, side: int = 4096) -> float:
-    """Operations per second of this machine's product of two side × side matrices; the best of three."""
-    a = torch.randn(side, side).to(dtype)
-    return 2.0 * side**3 / min(timed(lambda x: x @ x, a) for _ in range(4))
+    """Operations per second of this machine's product of two side × side matrices, smaller where that takes long."""
+    size = min(side, SMALLEST)
+    while True:
+        a = torch.randn(size, size).to(dtype)
+        seconds = min(timed(lambda x: x @ x, a) for _ in range(4))
+        if size >= side or seconds > LONG:
+            return 2.0 * size**3 / seconds
+        size *= 2
 
 
 def peak_bytes(vae: str | None, kind: str, direction: str, name: str, side: int, batch: int) -> int | None:

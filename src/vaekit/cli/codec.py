@@ -38,6 +38,7 @@ def encode(
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
+    attention_window: common.Window = None,
     engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
@@ -52,7 +53,7 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
@@ -85,6 +86,7 @@ def decode(
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
+    attention_window: common.Window = None,
     engine: common.EngineName = "auto",
     force: common.Force = False,
     as_json: common.Json = False,
@@ -97,7 +99,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:

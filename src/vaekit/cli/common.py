@@ -41,6 +41,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard outpu
 Alpha = Annotated[str, typer.Option("--alpha", help="keep transparency aside, or composite on a colour (white).")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Refuse larger pictures (default 178956970).")]
 Memory = Annotated[str | None, typer.Option("--memory", help="At most so much: 2GiB, 800MiB; else half of the free.")]
+Window = Annotated[
+    int | None,
+    typer.Option("--attention-window", help="Approximate: cells look at so many rows of cells around. For huge ones."),
+]
 Latents = Annotated[list[str], typer.Argument(metavar="LATENTS", help="Files, globs or folders.")]
 Scaled = Annotated[
     bool | None, typer.Option("--unscaled/--scaled", help="For bare tensors: raw, or scaled as samplers see them.")
@@ -63,11 +67,12 @@ def load_vae(
     device: str,
     dtype: str | None,
     engine: str = "auto",
+    window: int | None = None,
 ) -> VAE:
     """The VAE that the shared options name."""
     from vaekit.loading import load
 
-    places = {"device": device, "dtype": dtype, "engine": engine}
+    places = {"device": device, "dtype": dtype, "engine": engine, "attention_window": window}
     return load(source, decoder=decoder, family=family, padding=padding, **places)  # type: ignore[arg-type]
 
 

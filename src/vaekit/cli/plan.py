@@ -35,6 +35,7 @@ def plan(
     padding: common.Padding = None,
     device: common.Device = "auto",
     dtype: common.DtypeName = None,
+    attention_window: common.Window = None,
     as_json: common.Json = False,
 ) -> None:
     """Show how a picture of any size would be run inside a memory budget.
@@ -49,7 +50,7 @@ def plan(
     width, height = _size(size)
     if encode and to_file:
         raise OptionError("--to-file would do nothing here: encoding gives latents")
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, window=attention_window)
     direction: Literal["encode", "decode"] = "encode" if encode else "decode"
     forecast = coder.forecast(
         (width, height),
@@ -130,7 +131,10 @@ def _print(forecast: Forecast, counted: int | None) -> None:
 
 def _attention(forecast: Forecast) -> str:
     share = forecast.of_attention / forecast.operations
-    return f", {share:.0%} of it attention, which grows with the square of the area" if share > 0.05 else ""
+    if share <= 0.05:
+        return ""
+    told = "which grows with the square of the area" if forecast.task.line.window is None else "in a window, not exact"
+    return f", {share:.0%} of it attention, {told}"
 
 
 def _print_passes(plan: Plan) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -46,7 +46,7 @@ class Ration:
     """What a run may take. held, result: bytes of what it reads and of what it gives, which count as well.
 
     rows: force this height of strips. progress: called after every strip. rates:
-    what the machine does in a second. disk: bytes that may be spilled; None for
+    what the machine does in a second; None for what is usual. disk: bytes that may be spilled; None for
     what is free.
     """
 
@@ -55,7 +55,7 @@ class Ration:
     result: int = 0
     rows: int | None = None
     progress: Told | None = None
-    rates: planning.Rates = field(default_factory=planning.Rates)
+    rates: planning.Rates | None = None
     disk: int | None = None
 
 
@@ -157,7 +157,8 @@ class Half:
         """How an input of this shape is run, in one piece where that fits, and what it takes. Raises like `run`."""
         batch, height, width = shape
         task = self.task(height, width, ration)
-        if whole_bytes(task, batch) * ONE_PIECE_MARGIN <= ration.budget.bytes and ration.rows is None:
+        undivided = whole_bytes(task, batch) * ONE_PIECE_MARGIN <= ration.budget.bytes
+        if undivided and ration.rows is None and self.line.window is None:
             return Forecast(task, None, batch)
         if self.line.padding == "circular":
             return self._undivided(Forecast(task, None, batch), ration.budget)
@@ -185,12 +186,15 @@ class Half:
             held=ration.held,
             result=ration.result,
             disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
-            rates=ration.rates,
+            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize),
             rows=ration.rows,
             in_place=fusing(self.device, self.dtype),
+            plain=self.engine == "reference",
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
+        if ration is None and self.line.window is not None:  # which only strips know
+            ration = Ration(Budget(1 << 62, False))
         forecast = None if ration is None else self.forecast(shape, ration)
         told = f"{self.direction} {shape[0]} of {shape[2]}×{shape[1]} in {self.dtype} on {self.device}"
         with torch.inference_mode(), _enough_memory(told):

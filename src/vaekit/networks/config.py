@@ -26,7 +26,8 @@ class KLConfig:
     normalised by a batch norm's running statistics (FLUX.2: 2); 1 for none.
     padding_mode: what the 3×3 convolutions see beyond the edge ("reflect" for
     EQ-VAEs trained so, arXiv:2502.09509; "circular", the other edge, makes
-    seamless pictures with any VAE).
+    seamless pictures with any VAE). attention_window: rows of cells above and below
+    its own that a cell attends to; None for all cells, as trained.
     """
 
     latent_channels: int
@@ -41,6 +42,7 @@ class KLConfig:
     post_quant_conv: bool = True
     patch_size: int = 1
     padding_mode: PaddingMode = "zeros"
+    attention_window: int | None = None
     kind: ClassVar[str] = "kl"
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import vaekit
 from vaekit.engine.half import Direction, Half, Ration, rows_into, rows_of
-from vaekit.engine.strips import planning
+from vaekit.engine.strips import one_piece, planning
 from vaekit.engine.strips.budget import Budget
 from vaekit.engine.strips.running import Progress
 from vaekit.errors import NumericsError, OptionError
@@ -85,7 +85,7 @@ def test_strips_give_what_one_piece_gives(
     side = 1 if way == "decode" else 4
     x = torch.randn(1, one.line.steps[0].channels, height * side, width * side, generator=torch.manual_seed(seed))
     task = one.task(height * side, width * side, Ration(Budget(1 << 40, True), rows=rows))
-    least, most = planning.smallest(replace(task, rows=None)), planning.one_piece_bytes(task)
+    least, most = planning.smallest(replace(task, rows=None)), one_piece.one_piece_bytes(task)
     budget = Budget(int(least + spare * max(most - least, least / 4)), True)
     assume(planning.plan(task, budget.bytes) is not None)
     wanted = plain(one, x)
@@ -141,6 +141,18 @@ def test_a_constant_picture_and_one_far_from_zero_keep_their_digits() -> None:
         wanted = plain(one, x)
         strips = in_strips(one, x, Ration(Budget(1 << 40, True), rows=4))
         assert (strips - wanted).abs().max() < 10 * TOLERANCE * max(1, wanted.abs().max())
+
+
+@pytest.mark.parametrize("way", ["decode", "encode"])
+def test_an_attention_window_is_the_same_in_any_strips_and_all_there_is_where_it_is_large(way: Direction) -> None:
+    side = 24 if way == "decode" else 96
+    x = torch.randn(1, 4 if way == "decode" else 3, side, 20, generator=torch.manual_seed(8))
+    small, large = (half(replace(KL_3, attention_window=rows), way) for rows in (2, 50))
+    exact = plain(HALVES["kl", way], x)
+    some = [in_strips(small, x, Ration(Budget(1 << 40, True), rows=rows)) for rows in (None, 2, 7)]
+    assert (some[0] - some[1]).abs().max() < TOLERANCE and (some[0] - some[2]).abs().max() < TOLERANCE
+    assert (some[0] - exact).abs().max() > 10 * TOLERANCE
+    assert (in_strips(large, x, Ration(Budget(1 << 40, True), rows=4)) - exact).abs().max() < TOLERANCE
 
 
 # By the public face

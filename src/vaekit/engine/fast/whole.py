@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vaekit.engine.fast.folding import enlarge, fold
 from vaekit.engine.fast.fused import add_convolved, convolve
 from vaekit.engine.strips.line import Line, Step
+from vaekit.engine.strips.one_piece import last_use
 from vaekit.engine.strips.statistics import Statistics
 
 
@@ -29,7 +30,7 @@ class Whole:
         self.line = line
         self._module = network.get_submodule
         self._folded = {s.name: fold(self._conv(s.name).weight) for s in line.steps if s.kind == "up"}
-        self._last_use = _last_use(line)
+        self._last_use = last_use(line)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W], the line's input -> its result, [B, C', H', W']; x may be written over."""
@@ -110,16 +111,6 @@ def _exactly_normed(rows: Tensor, norm: nn.GroupNorm, out: Tensor) -> None:
     statistics = Statistics(rows.shape[2])
     statistics.add(rows)
     statistics.affine(norm, rows.device).apply(rows, out)
-
-
-def _last_use(line: Line) -> dict[int, int]:
-    """For each step, the last one that reads its result."""
-    last = {len(line) - 1: len(line)}
-    for place, step in enumerate(line.steps):
-        for read in (*step.reads, *([] if step.keys is None else [step.keys])):
-            if place:
-                last[read] = place
-    return last
 
 
 def _beyond(x: Tensor, step: Step, line: Line) -> tuple[Tensor, tuple[int, int]]:

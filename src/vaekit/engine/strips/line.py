@@ -72,10 +72,14 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The steps of one direction of a network; steps[0] is its input, the last its result."""
+    """The steps of one direction of a network; steps[0] is its input, the last its result.
+
+    window: rows above and below that an attention looks at; None for all.
+    """
 
     steps: tuple[Step, ...]
     padding: PaddingMode = "zeros"
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -95,10 +99,15 @@ class Line:
         if this.kind == "input":
             return 0.0
         if this.kind == "attend":  # queries and projection, then every cell with every other
-            return 4.0 * cells * after * after + 4.0 * after * cells * cells
+            return 4.0 * cells * after * after + 4.0 * after * cells * self.attended(step, height, width)
         taps = {"conv": 9, "down": 9, "up": 4, "point": 1, "keys": 1}[this.kind]
         of_shortcut = 2.0 * self.steps[this.residual or 0].channels * after if this.shortcut else 0.0
         return cells * (2.0 * taps * before * after + of_shortcut)
+
+    def attended(self, step: int, height: int, width: int) -> int:
+        """How many cells an attention looks at for each."""
+        rows = self.side(step, height)
+        return self.side(step, width) * (rows if self.window is None else min(rows, 2 * self.window + 1))
 
     def operations_in_one_piece(self, step: int, height: int, width: int) -> float:
         """The same for the plain network, which first enlarges and then convolves."""
@@ -112,7 +121,7 @@ def line(config: NetworkConfig, direction: Direction) -> Line:
     writer = _Writer()
     if isinstance(config, KLConfig):
         (_kl_encoder if direction == "encode" else _kl_decoder)(writer, config)
-        return writer.line(config.padding_mode)
+        return writer.line(config.padding_mode, config.attention_window)
     (_tiny_encoder if direction == "encode" else _tiny_decoder)(writer, config)
     return writer.line("zeros")
 
@@ -135,10 +144,10 @@ class _Writer:
     def last(self) -> int:
         return len(self.steps) - 1
 
-    def line(self, padding: PaddingMode) -> Line:
+    def line(self, padding: PaddingMode, window: int | None = None) -> Line:
         normed = {step.source for step in self.steps if step.norm}
         steps = (Step(**{**vars(step), "normed": i in normed}) for i, step in enumerate(self.steps))
-        return Line(tuple(steps), padding)
+        return Line(tuple(steps), padding, window)
 
 
 def _kl_encoder(w: _Writer, config: KLConfig) -> None:

@@ -49,18 +49,23 @@ OVERHEAD = 20 * MIB
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does in a second; only their ratios decide a plan. Defaults: one core of a server of 2024.
+    """What a machine does in a second; only their ratios decide a plan. Defaults: two cores of a server, in float32.
 
     operations: in convolutions. moved: bytes read or written by everything else.
     spilled: bytes written to or read from a temporary file. call: seconds that one
     step of one strip costs at least. weights: bytes of weights made ready, for each strip again.
     """
 
-    operations: float = 70e9
-    moved: float = 6e9
+    operations: float = 140e9
+    moved: float = 8e9
     spilled: float = 1.5e9
     call: float = 2e-4
-    weights: float = 4e9
+    weights: float = 8e9
+
+    @classmethod
+    def usual(cls, item: int) -> Rates:
+        """Those of a number of so many bytes; what computes in two also does so faster."""
+        return cls() if item > 2 else cls(operations=2.5 * cls.operations)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Task:
     lies in memory during the last pass (0 where it is written away in strips).
     disk: bytes that may be spilled at a time. rows: force this strip height.
     in_place: a convolution adds to an array that is there, without one of its own.
+    plain: one piece is run by the plain network, not by fast.whole.
     """
 
     line: Line
@@ -85,6 +91,7 @@ class Task:
     rates: Rates = field(default_factory=Rates)
     rows: int | None = None
     in_place: bool = True
+    plain: bool = False
 
     def row_bytes(self, step: int) -> int:
         """Bytes of one row of a step's result."""
@@ -179,47 +186,22 @@ def smallest(task: Task) -> int:
     return least.memory
 
 
-def one_piece_bytes(task: Task) -> int:
-    """What the plain network takes for it at its peak, beside what is held."""
-    return max(_one_piece_step(task, step) for step in range(1, len(task.line))) + task.held + task.result + OVERHEAD
-
-
-def one_piece_seconds(task: Task) -> float:
-    """How long the plain network takes for it."""
-    moved = sum(_moved(task, i, whole=True) for i in range(1, len(task.line)))
-    return one_piece_operations(task) / task.rates.operations + moved / task.rates.moved
-
-
-def one_piece_operations(task: Task) -> float:
-    """The plain network's multiplications and additions."""
-    return sum(task.line.operations_in_one_piece(i, task.height, task.width) for i in range(len(task.line)))
-
-
-def _one_piece_step(task: Task, step: int) -> int:
-    """Source, residual, the source activated and once more as the convolution wants it, and the result."""
-    this = task.line.steps[step]
-    source, out = task.bytes_of(this.source), task.bytes_of(step)
-    if this.kind in ("keys", "attend"):
-        return 2 * task.bytes_of(this.source) + 5 * task.bytes_of(this.source)
-    if this.kind == "up":
-        return source + 3 * source * 4 if out else 0
-    kept = 0 if this.residual in (None, this.source) else task.bytes_of(this.residual or 0)
-    copies = 3 if this.norm or this.before else 2
-    return kept + copies * source + (2 * out if this.shortcut else out)
-
-
-def _moved(task: Task, step: int, *, whole: bool = False) -> float:
+def _moved(task: Task, step: int, stored: bool) -> float:
     """Bytes that a step reads and writes beside its convolution: norm, activation, sums, copies."""
     this = task.line.steps[step]
     source, out = task.bytes_of(this.source), task.bytes_of(step)
-    touched = (4.0 if this.norm else 2.0 if this.before else 1.0) * source + out
-    touched += 3.0 * out if this.residual is not None else 0.0
-    touched += 2.0 * out if this.normed or this.after else 0.0
-    if whole:  # rearranged for the convolution and back
-        touched += 2.0 * source * (4 if this.kind == "up" else 1) + 2.0 * out
-    if this.kind == "attend":
-        touched += 16.0 * (out / (this.channels * task.item)) ** 2
-    return touched
+    touched = (4.0 if this.norm else 3.0 if this.before else 1.0) * source + 2.0 * out
+    touched += (out if this.residual is not None else 0) + (out if this.normed else 0) + (2.0 * out if stored else 0)
+    return touched + attention_bytes(task, step)
+
+
+def attention_bytes(task: Task, step: int) -> float:
+    """Bytes that the scores of an attention take to be written and read."""
+    this = task.line.steps[step]
+    if this.kind != "attend":
+        return 0.0
+    cells = task.line.side(step, task.height) * task.line.side(step, task.width)
+    return 16.0 * cells * task.line.attended(step, task.height, task.width)
 
 
 # Passes
@@ -279,7 +261,9 @@ class _Draft:
             memory += task.result
         strips = -(-self.height // rows)
         work = sum(line.operations(s, task.height, task.width) for s in self.sweep.computed)
-        moved = sum(_moved(task, s) for s in self.sweep.computed) + sum(2.0 * task.bytes_of(s) for s in self.sweep.read)
+        stored = self.places[self.sweep.target] == "keep"
+        moved = sum(_moved(task, s, stored and s == self.sweep.target) for s in self.sweep.computed)
+        moved += sum(2.0 * task.bytes_of(s) for s in self.sweep.read)
         spilled = self._spilled(strips)
         weights = sum(task.weight_bytes(s) for s in self.sweep.computed) * strips
         seconds = (
@@ -298,7 +282,9 @@ class _Draft:
         for step in self.sweep.computed:
             keys = task.line.steps[step].keys
             if keys is not None and self.places[keys] == "spill":
-                spilled += task.bytes_of(keys) * strips
+                looks = task.line.attended(step, task.height, task.width)  # by row of queries where there is a window
+                times = strips if task.line.window is None else task.line.side(step, task.height)
+                spilled += looks * task.line.steps[keys].channels * task.item * times
         return spilled
 
 

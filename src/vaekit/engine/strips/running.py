@@ -276,19 +276,25 @@ class Runner:
     def _attend(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
-        queries = _linear(self._activated(step, rows), self._conv(f"{step.name}.q"))
-        gathered = attend(queries.float().flatten(0, 1), self._blocks(step.keys))
+        queries = _linear(self._activated(step, rows), self._conv(f"{step.name}.q")).float()
+        height, window = self.line.side(step.keys, self.task.height), self.line.window
+        if window is None:
+            gathered = attend(queries.flatten(0, 1), self._blocks(step.keys, (0, height)))
+        else:
+            reach = ((max(0, row - window), min(height, row + window + 1)) for row in range(*rows))
+            by_row = zip(queries, reach, strict=True)
+            gathered = torch.stack([attend(row, self._blocks(step.keys, seen)) for row, seen in by_row])
         _point(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
         out.add_(x)
 
-    def _blocks(self, keys: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All keys and values, a few rows of cells at a time."""
+    def _blocks(self, keys: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+        """The keys and values of these rows, a few rows of cells at a time."""
         store, channels = self._stores[keys], self.line.steps[keys].channels
-        height, width = self.line.side(keys, self.task.height), self._width(keys)
-        at_once = min(height, max(1, KEYS_AT_ONCE // width))
+        width = self._width(keys)
+        at_once = min(rows[1] - rows[0], max(1, KEYS_AT_ONCE // width))
         block = torch.empty((at_once, width, channels), dtype=self._dtype, device=self._device)
-        for first in range(0, height, at_once):
-            part = block[: min(at_once, height - first)]
+        for first in range(*rows, at_once):
+            part = block[: min(at_once, rows[1] - first)]
             store.read(first, part)
             for cells in torch.split(part.flatten(0, 1), KEYS_AT_ONCE):
                 yield cells[:, : channels // 2], cells[:, channels // 2 :]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vaekit.engine.strips.planning import Pass, Plan, Task, one_piece_bytes, one_piece_operations, one_piece_seconds
+from vaekit.engine.strips.one_piece import one_piece_bytes, one_piece_operations, one_piece_seconds
+from vaekit.engine.strips.planning import Pass, Plan, Task
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Forecast:
         return 0.0 if self.plan is None else self.batch * self.plan.spilled
 
     def __str__(self) -> str:
-        """One line: how many strips, how much memory."""
+        """One line: how many strips, how much memory, how much slower than in one piece."""
         size = f"{self.batch} of {size_of(self.task)}" if self.batch > 1 else size_of(self.task)
         if self.plan is None:
             return f"{size}: in one piece, about {amount(self.memory)}"
         strips = "1 strip" if self.strips == 1 else f"{self.strips} strips"
-        return f"{size}: {strips}, about {amount(self.memory)}"
+        slower = self.plan.seconds / one_piece_seconds(self.task) - 1
+        return f"{size}: {strips}, about {amount(self.memory)}, {max(0, slower):.0%} slower than in one piece"
 
 
 def whole_bytes(task: Task, batch: int) -> int:

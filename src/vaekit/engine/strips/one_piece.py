@@ -1,0 +1,88 @@
+"""What a picture takes in one piece, against which strips are measured. Imports no torch."""
+
+from __future__ import annotations
+
+from vaekit.engine.strips.line import Line
+from vaekit.engine.strips.planning import OVERHEAD, Task, attention_bytes
+
+
+def one_piece_bytes(task: Task) -> int:
+    """Bytes at the peak, all told."""
+    return _arrays(task) + task.held + task.result + OVERHEAD
+
+
+def one_piece_seconds(task: Task) -> float:
+    """At the task's rates."""
+    steps = range(1, len(task.line))
+    moved = sum(_moved(task, step) + attention_bytes(task, step) for step in steps)
+    return one_piece_operations(task) / task.rates.operations + moved / task.rates.moved
+
+
+def one_piece_operations(task: Task) -> float:
+    """Multiplications and additions. The plain network first enlarges and then convolves."""
+    count = task.line.operations_in_one_piece if task.plain else task.line.operations
+    return sum(count(step, task.height, task.width) for step in range(len(task.line)))
+
+
+def last_use(line: Line) -> dict[int, int]:
+    """For each step, the last one that reads its result."""
+    last = {len(line) - 1: len(line)}
+    for place, step in enumerate(line.steps):
+        for read in (*step.reads, *([] if step.keys is None else [step.keys])):
+            if place:
+                last[read] = place
+    return last
+
+
+def _arrays(task: Task) -> int:
+    """Of the step that takes most: what others still want, and its own."""
+    if task.plain:
+        return max(_plain_step(task, step) for step in range(1, len(task.line)))
+    uses, alive, most = last_use(task.line), {0}, 0
+    for step in range(1, len(task.line)):
+        if task.line.steps[step].kind != "keys":  # done with the queries
+            alive.add(step)
+        over = {one for one in alive if uses[one] == step}
+        others = sum(task.bytes_of(one) for one in alive - {step})
+        most = max(most, others + _lean_step(task, step, over))
+        alive -= over
+    return most
+
+
+def _lean_step(task: Task, step: int, over: set[int]) -> int:
+    """The source activated, and the result where it is not added to what is there. over: what ends with this step."""
+    this = task.line.steps[step]
+    source, out = task.bytes_of(this.source), task.bytes_of(step)
+    if this.kind == "keys":
+        return 0
+    if this.kind == "attend":
+        return 6 * source
+    prepared = source if this.norm or this.before else 0
+    if not task.in_place:
+        return prepared + 2 * out
+    return prepared + (0 if this.residual in over and this.shortcut is None else out)
+
+
+def _plain_step(task: Task, step: int) -> int:
+    """Source, residual, the source activated and once more as the convolution wants it, and the result."""
+    this = task.line.steps[step]
+    source, out = task.bytes_of(this.source), task.bytes_of(step)
+    if this.kind in ("keys", "attend"):
+        return 7 * source
+    if this.kind == "up":
+        return source + 3 * source * 4 if out else 0
+    kept = 0 if this.residual in (None, this.source) else task.bytes_of(this.residual or 0)
+    copies = 3 if this.norm or this.before else 2
+    return kept + copies * source + (2 * out if this.shortcut else out)
+
+
+def _moved(task: Task, step: int) -> float:
+    """Bytes that a step reads and writes beside its convolution."""
+    this = task.line.steps[step]
+    source, out = task.bytes_of(this.source), task.bytes_of(step)
+    touched = (5.0 if this.norm else 3.0 if this.before else 1.0) * source + 2.0 * out
+    touched += out if this.normed else 0
+    if task.plain:  # added afterwards; rearranged for the convolution and back
+        touched += 3.0 * out if this.residual is not None else 0.0
+        touched += 2.0 * source * (4 if this.kind == "up" else 1) + 2.0 * out
+    return touched
