@@ -149,15 +149,15 @@ def test_a_configuration_beside_a_folder_is_refused(folder: Path) -> None:
         load_model(folder, config=folder, device="cpu")
 
 
-def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
+def test_a_unet_of_other_inputs_is_refused(tmp_path: Path) -> None:
     other = write_folder(tmp_path / "other")
-    config = json.loads((other / "unet" / "config.json").read_text()) | {"in_channels": 9}
+    config = json.loads((other / "unet" / "config.json").read_text()) | {"in_channels": 8}
     (other / "unet" / "config.json").write_text(json.dumps(config))
     path = other / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
-    tensors["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    tensors["conv_in.weight"] = torch.zeros(32, 8, 3, 3)
     save_file(tensors, path)
-    with pytest.raises(FileError, match="inpainting"):
+    with pytest.raises(FileError, match="8 channels"):
         load_model(other, device="cpu")
 
 

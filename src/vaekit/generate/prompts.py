@@ -22,6 +22,8 @@ MOST_LETTERS = 20_000
 NEAR = 20 / 75
 """Of the room of a part: so near its end a comma is where it is cut, as A1111 does it."""
 
+NO_MEAN = 1e-4
+"""A mean so many times smaller than the numbers is rounding."""
 COMMA = ",</w>"
 
 
@@ -138,13 +140,18 @@ def _told(model: Model, parts: list[list[Part]], longest: int, clip_skip: int | 
 
 
 def _emphasised(state: Tensor, weights: Tensor) -> Tensor:
-    """States [P, L, D] times the weights of their tokens [P, L], each part's mean restored (A1111's "Original")."""
+    """States [P, L, D] times the weights of their tokens [P, L], each part's mean restored (A1111's "Original").
+
+    An encoder whose last norm leaves no mean has none to restore: what is there is rounding.
+    """
     if bool((weights == 1).all()):
         return state
     before = state.float()
     after = before * weights[..., None]
     means = before.mean((1, 2), keepdim=True), after.mean((1, 2), keepdim=True)
-    return (after * torch.where(means[1] == 0, 1.0, means[0] / means[1])).to(state.dtype)
+    least = NO_MEAN * before.square().mean((1, 2), keepdim=True).sqrt()
+    some = (means[0].abs() > least) & (means[1].abs() > least)
+    return (after * torch.where(some, means[0] / means[1], 1.0)).to(state.dtype)
 
 
 def _layer(encoder: Any, heard: Any, clip_skip: int | None) -> Tensor:
