@@ -26,13 +26,15 @@ def fold(weight: Tensor) -> Tensor:
     return folded
 
 
-def quarters(weight: Tensor) -> Tensor:
-    """The same as four kernels [4, out, in, 2, 2], one for each of a cell's pixels; channels innermost in memory."""
+def quarters(weight: Tensor) -> Iterator[Tensor]:
+    """The same as four kernels [out, in, 2, 2], one for each of a cell's pixels; channels innermost in memory."""
     out, channels = weight.shape[:2]
-    kernels = weight.new_empty((2, 2, out, 2, 2, channels))
-    for down, right, row, column, share in _shares(weight):
-        kernels[down, right, :, row, column] = share
-    return kernels.permute(0, 1, 2, 5, 3, 4).flatten(0, 1)
+    for _, _, row, column, share in _shares(weight):
+        if not row and not column:
+            kernel = weight.new_empty((out, 2, 2, channels))
+        kernel[:, row, column] = share
+        if row and column:
+            yield kernel.permute(0, 3, 1, 2)
 
 
 def _shares(weight: Tensor) -> Iterator[tuple[int, int, int, int, Tensor]]:

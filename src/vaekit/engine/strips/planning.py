@@ -347,7 +347,7 @@ def own_bytes(task: Task, step: int, rows: int) -> int:
         # in float32: queries, what is gathered, and its share of a block; scores; the block's keys and values
         return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + out + weights
     if this.kind == "up":  # of four kinds of pixels, one at a time
-        return weights // 4 + out // 4 + (0 if task.in_place else out // 4)
+        return weights // 2 + out // 4 + (0 if task.in_place else out // 4)
     return weights + (0 if task.in_place else out)
 
 
