@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_driving import draw
 from PIL import Image
 
 from vaekit import assets, load
@@ -32,16 +33,6 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     yield page
     page.close()
     assert problems == []
-
-
-def draw(page: Any, **fields: object) -> str:
-    """The source of the picture that comes."""
-    wished = {"Prompt": "a red apple", "Sampling steps": 2, "Seed": 3, "Width": 32, "Height": 32} | fields
-    for label, value in wished.items():
-        page.get_by_label(label, exact=True).fill(str(value))
-    page.evaluate("document.getElementById('gallery').replaceChildren()")
-    page.get_by_label("Prompt", exact=True).press("Control+Enter")
-    return str(page.locator("#gallery img").first.get_attribute("src"))
 
 
 def opened(url: str) -> Image.Image:

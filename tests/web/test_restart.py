@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from page_driving import draw
 
 SLOW = 60_000
 """Milliseconds."""
@@ -49,13 +50,9 @@ def fresh_page(browser: Any, port: int) -> Iterator[Any]:
     context.close()
 
 
-def draw(page: Any) -> str:
+def drawn(page: Any) -> str:
     page.get_by_role("tab", name="txt2img").click()
-    for label, value in {"Prompt": "a red apple", "Sampling steps": 2, "Seed": 3, "Width": 64, "Height": 64}.items():
-        page.get_by_label(label, exact=True).fill(str(value))
-    page.evaluate("document.getElementById('gallery').replaceChildren()")
-    page.get_by_label("Prompt", exact=True).press("Control+Enter")
-    return str(page.locator("#gallery img").first.get_attribute("src"))
+    return draw(page, Width=64, Height=64)
 
 
 def test_drop_down_and_choice_are_there_after_the_server_was_killed(browser: Any, models: Path, tmp_path: Path) -> None:
@@ -63,7 +60,7 @@ def test_drop_down_and_choice_are_there_after_the_server_was_killed(browser: Any
         port = free.getsockname()[1]
     with serving(port, tmp_path, models) as server, fresh_page(browser, port) as page:
         page.get_by_text("VAE: Automatic → mini").wait_for()
-        before = draw(page)
+        before = drawn(page)
         page.get_by_role("tab", name="Settings").click()
         page.locator("#set-quicksettings_list").select_option(["sd_model_checkpoint", "sd_vae"])
         page.get_by_role("button", name="Apply settings").click()
@@ -71,7 +68,7 @@ def test_drop_down_and_choice_are_there_after_the_server_was_killed(browser: Any
         page.get_by_role("button", name="Reload UI").click()
         page.locator("#quick").get_by_label("SD VAE", exact=True).select_option("pale-copy.safetensors")
         page.get_by_text("VAE: pale-copy.safetensors → ").wait_for()
-        chosen = draw(page)
+        chosen = drawn(page)
         server.kill()
         server.wait(30)
         page.get_by_label("Prompt", exact=True).press("Control+Enter")
@@ -80,7 +77,7 @@ def test_drop_down_and_choice_are_there_after_the_server_was_killed(browser: Any
         page.get_by_text("VAE: pale-copy.safetensors → pale-copy.safetensors: it was asked for").wait_for()
         box = page.locator("#quick").get_by_label("SD VAE", exact=True)
         assert box.input_value() == "pale-copy.safetensors"
-        assert draw(page) == chosen != before
+        assert drawn(page) == chosen != before
         box.select_option("Automatic")
         page.get_by_text("VAE: Automatic → mini").wait_for()
-        assert draw(page) == before
+        assert drawn(page) == before

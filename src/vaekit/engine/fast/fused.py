@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Pair = tuple[int, int]
 
@@ -42,6 +42,11 @@ def add_convolved(
         return torch.ops.mkldnn._convolution_pointwise_.binary(into, x, weight, bias, *arguments)
     into += F.conv2d(x, weight, bias, stride=stride, padding=pad)
     return into.relu_() if relu else into
+
+
+def point(rows: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1×1 convolution of cells [..., channels], as a product of matrices."""
+    return F.linear(rows, conv.weight.flatten(1), conv.bias)
 
 
 def packed(weight: Tensor, x: Tensor, *, stride: int = 1, pad: Pair = (0, 0)) -> Tensor:

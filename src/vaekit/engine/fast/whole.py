@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.engine.fast.folding import enlarge, fold
-from vaekit.engine.fast.fused import add_convolved, convolve
+from vaekit.engine.fast.fused import add_convolved, convolve, point
 from vaekit.engine.strips.line import Line, Step
-from vaekit.engine.strips.one_piece import last_use
 from vaekit.engine.strips.statistics import Statistics
 
 
@@ -30,7 +29,7 @@ class Whole:
         self.line = line
         self._module = network.get_submodule
         self._folded = {s.name: fold(self._conv(s.name).weight) for s in line.steps if s.kind == "up"}
-        self._last_use = last_use(line)
+        self._last_use = line.last_use()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W], the line's input -> its result, [B, C', H', W']; x may be written over."""
@@ -95,8 +94,8 @@ class Whole:
         assert step.norm is not None
         batch, channels, height, width = x.shape
         cells = self._normed(step.norm, x).permute(0, 2, 3, 1).reshape(batch, 1, height * width, channels)
-        q, k, v = (_linear(cells, self._conv(f"{step.name}.{part}")) for part in "qkv")
-        gathered = _linear(F.scaled_dot_product_attention(q, k, v), self._conv(f"{step.name}.proj_out"))
+        q, k, v = (point(cells, self._conv(f"{step.name}.{part}")) for part in "qkv")
+        gathered = point(F.scaled_dot_product_attention(q, k, v), self._conv(f"{step.name}.proj_out"))
         return x + gathered.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _conv(self, name: str) -> nn.Conv2d:
@@ -128,7 +127,3 @@ def _beyond(x: Tensor, step: Step, line: Line) -> tuple[Tensor, tuple[int, int]]
     for side, pad in ((-2, (0, 0, 1, 1)), (-1, (1, 1, 0, 0))):
         x = F.pad(x, pad, mode="reflect" if x.shape[side] > 1 else "replicate")
     return x, (0, 0)
-
-
-def _linear(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    return F.linear(x, conv.weight.flatten(1), conv.bias)

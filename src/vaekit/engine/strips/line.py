@@ -89,6 +89,13 @@ class Line:
         zoom = self.steps[step].zoom
         return side << zoom if zoom >= 0 else side >> -zoom
 
+    def last_use(self) -> dict[int, int]:
+        """For each step, the last one that reads its result; the end for the result of all."""
+        last = {len(self) - 1: len(self)}
+        for place, step in enumerate(self.steps[1:], 1):
+            last |= dict.fromkeys((*step.reads, *(() if step.keys is None else (step.keys,))), place)
+        return last
+
     def width_of_source(self, step: int) -> int:
         return self.steps[self.steps[step].source].channels
 

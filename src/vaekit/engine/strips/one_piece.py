@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vaekit.engine.strips.line import Line
 from vaekit.engine.strips.planning import OVERHEAD, Task, attention_bytes
 
 
@@ -24,21 +23,11 @@ def one_piece_operations(task: Task) -> float:
     return sum(count(step, task.height, task.width) for step in range(len(task.line)))
 
 
-def last_use(line: Line) -> dict[int, int]:
-    """For each step, the last one that reads its result."""
-    last = {len(line) - 1: len(line)}
-    for place, step in enumerate(line.steps):
-        for read in (*step.reads, *([] if step.keys is None else [step.keys])):
-            if place:
-                last[read] = place
-    return last
-
-
 def _arrays(task: Task) -> int:
     """Of the step that takes most: what others still want, and its own."""
     if task.plain:
         return max(_plain_step(task, step) for step in range(1, len(task.line)))
-    uses, alive, most = last_use(task.line), {0}, 0
+    uses, alive, most = task.line.last_use(), {0}, 0
     for step in range(1, len(task.line)):
         if task.line.steps[step].kind != "keys":  # done with the queries
             alive.add(step)
@@ -50,7 +39,10 @@ def _arrays(task: Task) -> int:
 
 
 def _lean_step(task: Task, step: int, over: set[int]) -> int:
-    """The source activated, and the result where it is not added to what is there. over: what ends with this step."""
+    """The source activated, with what lies beyond its edges, and the result where it is not added to what is there.
+
+    over: what ends with this step.
+    """
     this = task.line.steps[step]
     source, out = task.bytes_of(this.source), task.bytes_of(step)
     if this.kind == "keys":
@@ -58,6 +50,9 @@ def _lean_step(task: Task, step: int, over: set[int]) -> int:
     if this.kind == "attend":
         return 6 * source
     prepared = source if this.norm or this.before else 0
+    if this.kind != "point":  # copied where zeros around it are not left to the convolution
+        copies = {"zeros": int(this.kind == "down" and not this.pad), "circular": 1, "reflect": 2}
+        prepared += copies[task.line.padding] * source
     if not task.in_place:
         return prepared + 2 * out
     return prepared + (0 if this.residual in over and this.shortcut is None else out)

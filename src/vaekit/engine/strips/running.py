@@ -8,7 +8,7 @@ rearranged copies of their input and output.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,16 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.engine.fast.folding import quarters
-from vaekit.engine.fast.fused import add_convolved, packed
+from vaekit.engine.fast.fused import add_convolved, packed, point
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
-from vaekit.engine.strips.statistics import Affine, Statistics
+from vaekit.engine.strips.statistics import BLOCK, Affine, Statistics, as_picture
 from vaekit.engine.strips.stores import Kept, Spare, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
-
-BLOCK = 1 << 18
-"""Numbers that are normalised and activated together, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +84,16 @@ class Runner:
                     self._stores.pop(step, None)
                 for scratch in (self._slab, self._rows, self._quarter):
                     scratch.clear()
-                self._keep_for(self.plan.passes[i + 1 : i + 2])
+                self._keep_for(i + 1)
                 give_back_heap()
 
-    def _keep_for(self, following: Sequence[Pass]) -> None:
-        """Of the spare chunks, those that the pass that follows will fill; its memory counts them."""
-        kept = [one.sweep.target for one in following if self.plan.places[one.sweep.target] == "keep"]
-        if not kept:
+    def _keep_for(self, number: int) -> None:
+        """Of the spare chunks, those that pass `number` will fill; its memory counts them."""
+        target = self.plan.passes[number].sweep.target if number < len(self.plan.passes) else None
+        if target is None or self.plan.places[target] != "keep":
             self._spare.clear()
             return
-        rows, (target,) = self.task.chunk_rows(kept[0]), kept
+        rows = self.task.chunk_rows(target)
         size = rows * self._width(target) * self.line.steps[target].channels
         self._spare.keep(size, self.line.side(target, self.task.height) // rows)
 
@@ -190,12 +187,12 @@ class Runner:
         elif step.shortcut is None:
             out.copy_(self._windows[step.residual].rows(*rows))
         else:
-            _point(self._windows[step.residual].rows(*rows), self._conv(step.shortcut), out)
+            _point_into(self._windows[step.residual].rows(*rows), self._conv(step.shortcut), out)
 
     def _convolve(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         conv, relu = self._conv(step.name), step.after == "relu"
         if step.kind == "point" and step.residual is None:
-            _point(self._activated(step, rows), conv, out)
+            _point_into(self._activated(step, rows), conv, out)
             if relu:
                 out.relu_()
             return
@@ -216,7 +213,7 @@ class Runner:
                 _mirror(slab, over)
             else:
                 slab, pad = self._activated(step, inside, over), 1
-        picture, into = _picture(slab), _picture(out)
+        picture, into = as_picture(slab), as_picture(out)
         if place not in self._weights:
             self._weights[place] = [packed(conv.weight, picture, stride=stride, pad=(0, pad))]
         add_convolved(into, picture, self._weights[place][0], conv.bias, stride=stride, pad=(0, pad), relu=relu)
@@ -258,25 +255,25 @@ class Runner:
         if self.line.padding == "reflect":  # the mirrored pixel beside an edge belongs to the edge's own cell
             _repeat_edges(slab, over)
         n, width = slab.shape[0] - 2, slab.shape[1] - 2
-        parts = [_picture(slab[i : i + n + 1, j : j + width + 1]) for i, j in product((0, 1), repeat=2)]
+        parts = [as_picture(slab[i : i + n + 1, j : j + width + 1]) for i, j in product((0, 1), repeat=2)]
         if place not in self._weights:
             self._weights[place] = [packed(w, x) for w, x in zip(quarters(conv.weight), parts, strict=True)]
         pixels = out.view(n, 2, width, 2, step.channels)
         for i, x in enumerate(parts):
             quarter = self._quarter.take(n, width, step.channels).zero_()
-            add_convolved(_picture(quarter), x, self._weights[place][i], conv.bias)
+            add_convolved(as_picture(quarter), x, self._weights[place][i], conv.bias)
             pixels[:, i // 2, :, i % 2] = quarter
 
     def _keys(self, step: Step, rows: Rows, out: Tensor) -> None:
         slab = self._activated(step, rows)
         half = step.channels // 2
-        out[..., :half] = _linear(slab, self._conv(f"{step.name}.k"))
-        out[..., half:] = _linear(slab, self._conv(f"{step.name}.v"))
+        out[..., :half] = point(slab, self._conv(f"{step.name}.k"))
+        out[..., half:] = point(slab, self._conv(f"{step.name}.v"))
 
     def _attend(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
-        queries = _linear(self._activated(step, rows), self._conv(f"{step.name}.q")).float()
+        queries = point(self._activated(step, rows), self._conv(f"{step.name}.q")).float()
         height, window = self.line.side(step.keys, self.task.height), self.line.window
         if window is None:
             gathered = attend(queries.flatten(0, 1), self._blocks(step.keys, (0, height)))
@@ -284,7 +281,7 @@ class Runner:
             reach = ((max(0, row - window), min(height, row + window + 1)) for row in range(*rows))
             by_row = zip(queries, reach, strict=True)
             gathered = torch.stack([attend(row, self._blocks(step.keys, seen)) for row, seen in by_row])
-        _point(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
+        _point_into(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
         out.add_(x)
 
     def _blocks(self, keys: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
@@ -366,23 +363,13 @@ def _activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor)
         out.copy_(x.float() * 0.5 + 0.5)
 
 
-def _linear(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1×1 convolution of rows."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
-
-
-def _point(x: Tensor, conv: nn.Conv2d, out: Tensor) -> None:
-    """The same into an array that is there."""
+def _point_into(x: Tensor, conv: nn.Conv2d, out: Tensor) -> None:
+    """A 1×1 convolution of rows, into an array that is there."""
     weight, cells = conv.weight.flatten(1).T, out.view(-1, out.shape[2])
     if conv.bias is None:
         torch.mm(x.flatten(0, 1), weight, out=cells)
     else:
         torch.addmm(conv.bias, x.flatten(0, 1), weight, out=cells)
-
-
-def _picture(rows: Tensor) -> Tensor:
-    """[n, width, channels] -> [1, channels, n, width], channels last."""
-    return rows.permute(2, 0, 1).unsqueeze(0)
 
 
 def _clipped(first: int, last: int, height: int) -> tuple[Rows, Rows]:

@@ -22,13 +22,13 @@ class Affine(NamedTuple):
     shift: Tensor
 
     def apply(self, x: Tensor, out: Tensor) -> None:
-        """x, out: [rows, width, channels], of one dtype; out is filled and may be x itself."""
+        """Fill `out`; x, out: [rows, width, channels], of one dtype."""
         if out.dtype == torch.float32:
             torch.addcmul(self.shift, x if self.mean is None else x - self.mean, self.scale, out=out)
         elif self.mean is None and _one_call(x) and out.is_contiguous():
             nothing, none, one = self.shift.new_empty(0), torch.zeros_like(self.shift), torch.ones_like(self.shift)
             torch.native_batch_norm(
-                _as_picture(x),
+                as_picture(x),
                 self.scale,
                 self.shift,
                 none,
@@ -36,7 +36,7 @@ class Affine(NamedTuple):
                 False,
                 0.0,
                 0.0,
-                out=(_as_picture(out), nothing, nothing),
+                out=(as_picture(out), nothing, nothing),
             )
         else:
             out.copy_(torch.addcmul(self.shift, x.float() if self.mean is None else x - self.mean, self.scale))
@@ -83,7 +83,7 @@ def _moments(cells: Tensor) -> tuple[Tensor, Tensor]:
         variance, mean = torch.var_mean(cells.float(), 0, correction=0)
         return mean, variance
     unused = torch.zeros(2, cells.shape[1])
-    mean, variance = torch.batch_norm_update_stats(_as_picture(cells.unsqueeze(1)), unused[0], unused[1], 0.0)
+    mean, variance = torch.batch_norm_update_stats(as_picture(cells.unsqueeze(1)), unused[0], unused[1], 0.0)
     return mean, variance
 
 
@@ -92,6 +92,6 @@ def _one_call(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.bfloat16) and rows.is_contiguous()
 
 
-def _as_picture(rows: Tensor) -> Tensor:
-    """[n, width, channels] -> [1, channels, n, width]."""
+def as_picture(rows: Tensor) -> Tensor:
+    """Rows [n, width, channels] -> [1, channels, n, width], channels last; the same memory."""
     return rows.permute(2, 0, 1).unsqueeze(0)
