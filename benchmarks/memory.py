@@ -168,8 +168,7 @@ def peaks(source: str, options: argparse.Namespace) -> int:
     )
     for size in sizes(options.sizes):
         whole, alone = one_piece(source, options, size, rates)
-        for share in shares(options):
-            budget = whole // share
+        for share, budget in budgets(source, options, size, whole).items():
             plan = forecast(source, options, size, budget, rates)
             process = Process(source, options, size)
             seconds = process.run(budget)
@@ -194,11 +193,12 @@ def times(source: str, options: argparse.Namespace) -> int:
         if whole > options.limit * GIB:
             print(f"{size[0]}x{size[1]}: one piece does not fit into {options.limit:g} GiB")
             continue
+        runs = {"one piece": 1 << 50}
+        runs |= {f"1/{share}": budget for share, budget in budgets(source, options, size, whole).items()}
         process = Process(source, options, size)
-        budgets = {"one piece": 1 << 50} | {f"1/{share}": whole // share for share in shares(options)}
-        taken: dict[str, list[float]] = {name: [] for name in budgets}
+        taken: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(options.repeat):
-            for name, budget in budgets.items():
+            for name, budget in runs.items():
                 taken[name].append(process.run(budget))
         process.close()
         base = median(taken["one piece"])
@@ -236,8 +236,19 @@ def sizes(text: str) -> list[tuple[int, int]]:
     return [(int(width), int(height)) for width, height in (size.split("x") for size in text.split(","))]
 
 
-def shares(options: argparse.Namespace) -> list[int]:
-    return [int(share) for share in options.shares.split(",")]
+def budgets(source: str, options: argparse.Namespace, size: tuple[int, int], whole: int) -> dict[int, int]:
+    """Each share of one piece in bytes, without those that no strips fit into."""
+    from vaekit import VaekitError
+
+    found = {}
+    for share in map(int, options.shares.split(",")):
+        try:
+            forecast(source, options, size, whole // share)
+        except VaekitError as error:
+            print(f"{size[0]}x{size[1]} at 1/{share}: {error}", flush=True)
+        else:
+            found[share] = whole // share
+    return found
 
 
 def mib(count: float) -> str:
