@@ -547,6 +547,7 @@ def test_the_record_can_be_sent_on(models: Path) -> None:
         ("~/x", True),
         ("sub", False),
         ("sub/", False),
+        ("pipeline", True),
         ("None", False),
         ("a\0b", False),
         ("x" * 5000, False),
@@ -555,6 +556,8 @@ def test_the_record_can_be_sent_on(models: Path) -> None:
 def test_what_is_typed_is_a_path_or_a_name(text: str, is_path: bool, home: Path) -> None:
     (home / "work" / "sub").mkdir()
     (home / "work" / "here.safetensors").touch()
+    (home / "work" / "pipeline").mkdir()
+    (home / "work" / "pipeline" / "model_index.json").touch()
     (home / "work" / "sub" / "inside.safetensors").touch()
     assert isinstance(as_asked(text), Path) == is_path
 

@@ -90,10 +90,11 @@ class Resolution:
 
 
 def as_asked(text: str) -> str | Path:
-    """What a person typed on a command line: a Path where it looks like one or such a file is there, else a name."""
+    """What a person typed on a command line: a Path where it looks like one or such a model is there, else a name."""
     path = Path(os.path.expanduser(text))
     try:
-        there = path.is_file() or (len(path.parts) > 1 and path.exists())
+        a_model = path.is_file() or any((path / name).is_file() for name in ("model_index.json", "config.json"))
+        there = a_model or (len(path.parts) > 1 and path.exists())
     except (OSError, ValueError):
         there = False
     return path if there or path.is_absolute() or text.startswith(".") else text
