@@ -172,7 +172,7 @@ def _refuse_unsafe_globals(path: Path) -> None:
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FileError(f"{path}: truncated or broken ({_short(error)})") from error
     except (ValueError, LookupError, OverflowError, MemoryError) as error:
-        raise FileError(f"{path}: neither safetensors nor a PyTorch file, or truncated ({_short(error)})") from error
+        raise FileError(f"{path}: neither safetensors nor a PyTorch file, or truncated") from error
 
 
 def _pickles_of(path: Path) -> Iterator[BinaryIO]:
