@@ -172,7 +172,8 @@ def _refuse_unsafe_globals(path: Path) -> None:
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FileError(f"{path}: truncated or broken ({_short(error)})") from error
     except (ValueError, LookupError, OverflowError, MemoryError) as error:
-        raise FileError(f"{path}: neither safetensors nor a PyTorch file, or truncated") from error
+        why = f" ({_short(error)})" if isinstance(error, ValueError) else ""  # the others say nothing of the file
+        raise FileError(f"{path}: neither safetensors nor a PyTorch file, or truncated{why}") from error
 
 
 def _pickles_of(path: Path) -> Iterator[BinaryIO]:
