@@ -23,6 +23,8 @@ PARTS = 512
 """A picture is cut into about so many parts: enough programs for a large GPU, few enough to merge."""
 MERGED = 1024
 """Numbers that are merged at a time."""
+OPTIONS = {"enable_fp_fusion": True}
+"""Of the compiler; unsaid, Triton 3.9 warns that this will not always be what it does."""
 
 
 @triton.jit
@@ -180,7 +182,7 @@ class TritonNorms:
         means, squares = torch.empty((2, batch, parts, channels), device=x.device).unbind()
         grid = (parts, triton.cdiv(channels, wide), batch)
         given = (x, x if other is None else other, x if bias is None else bias, means, squares, cells, channels, part)
-        _gather[grid](*given, ADDS=other is not None, BIASED=bias is not None, CELLS=tile, CHANNELS=wide)
+        _gather[grid](*given, ADDS=other is not None, BIASED=bias is not None, CELLS=tile, CHANNELS=wide, **OPTIONS)
         return Gathered(means, squares, cells, part)
 
     def settle(self, gathered: Gathered, norm: nn.GroupNorm, bias: Tensor | None = None) -> Settled:
@@ -205,6 +207,7 @@ class TritonNorms:
             WIDTH=width,
             AT_ONCE=max(1, MERGED // lanes),
             LANES=lanes,
+            **OPTIONS,
         )
         return Settled(*out.unbind())
 
@@ -213,7 +216,7 @@ class TritonNorms:
         out = x if over else torch.empty_like(x)
         wide, tile = _tile(channels)
         grid = (triton.cdiv(cells, tile), triton.cdiv(channels, wide), batch)
-        _apply[grid](x, out, *settled, cells, channels, ACTIVATION=activation, CELLS=tile, CHANNELS=wide)
+        _apply[grid](x, out, *settled, cells, channels, ACTIVATION=activation, CELLS=tile, CHANNELS=wide, **OPTIONS)
         return out
 
 
