@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -191,10 +191,11 @@ class Half:
             held=ration.held,
             result=ration.result,
             disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
-            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize),
+            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize, gpu=self.device.type == "cuda"),
             rows=ration.rows,
             in_place=fusing(self.device, self.dtype),
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
+            gpu=self.device.type == "cuda",
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
@@ -336,7 +337,7 @@ def _one_half(config: NetworkConfig, direction: Direction) -> NetworkConfig:
 @contextmanager
 def _true_float32() -> Iterator[None]:
     """Convolutions in float32 keep their 24 bits; on NVIDIA's GPUs PyTorch would else round them to TF32's 11."""
-    of_convolutions = torch.backends.cudnn.conv
+    of_convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before, of_convolutions.fp32_precision = of_convolutions.fp32_precision, "ieee"
     try:
         yield

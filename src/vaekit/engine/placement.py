@@ -62,7 +62,9 @@ class Placement:
         dtypes = encode if encode == decode else f"{encode} to encode and {decode} to decode"
         engine = {"openvino": " with OpenVINO", "reference": ", plain network"}.get(self.engine, "")
         if self.engine == "torch" and self.device.type == "cuda":
-            engine = " with CUDA graphs and " + ("norms in Triton" if norms.installed() else "no Triton, which is missing")
+            engine = " with CUDA graphs and " + (
+                "norms in Triton" if norms.installed() else "no Triton, which is missing"
+            )
         return f"{self.device}, {dtypes}{engine} ({self.why})"
 
 

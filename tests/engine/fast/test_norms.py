@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Without a GPU Triton interprets its kernels (tests/conftest.py)."""
 SIZES = [(1, 1), (1, 7), (19, 13)]
 WIDTHS = [(8, 32), (8, 160), (32, 128), (32, 512), (4, 96), (4, 24)]
-"""Groups and channels: of the bundled networks, of the full-size ones, of the pooled tiny ones, and none a power of two."""
+"""Groups and channels: of the bundled networks, of the full-size ones, and such as are no powers of two."""
 
 
 @pytest.fixture(params=["triton", "pytorch"])

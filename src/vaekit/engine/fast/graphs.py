@@ -103,7 +103,7 @@ class Capturing:
     @staticmethod
     def _warm_up(run: Run, x: Tensor) -> None:
         """On another stream, as a capture does: libraries choose and make ready what no capture may hold."""
-        ours, other = torch.cuda.current_stream(), torch.cuda.Stream()
+        ours, other = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         other.wait_stream(ours)
         with torch.cuda.stream(other):
             run(x.clone())

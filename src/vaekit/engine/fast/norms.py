@@ -79,7 +79,9 @@ class PlainNorms:
         mean = (means * counts).sum((1, 3), keepdim=True) / numbers
         variance = (squares + counts * (means - mean).square()).sum((1, 3), keepdim=True) / numbers
         by_channel = (batch, norm.num_groups, channels // norm.num_groups)
-        mean, inverse = (one.view(batch, -1, 1).expand(by_channel).flatten(1) for one in (mean, variance.add(norm.eps).rsqrt()))
+        mean, inverse = (
+            one.view(batch, -1, 1).expand(by_channel).flatten(1) for one in (mean, variance.add(norm.eps).rsqrt())
+        )
         return Settled(mean - left, inverse * norm.weight.float(), norm.bias.float().expand(batch, -1).contiguous())
 
     def apply(self, x: Tensor, settled: Settled, activation: Activation | None, *, over: bool) -> Tensor:

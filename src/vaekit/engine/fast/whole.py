@@ -105,7 +105,7 @@ class Whole:
 def _exactly_normed(rows: Tensor, norm: nn.GroupNorm, out: Tensor) -> None:
     """rows, out: [h, w, C] in float32. With channels last PyTorch's own norm takes the variance as a difference of two
     sums, which costs three of its digits where the mean is a few deviations from zero."""
-    statistics = Statistics(rows.shape[2])
+    statistics = Statistics(rows.shape[2], rows.device)
     statistics.add(rows)
     statistics.affine(norm, rows.device).apply(rows, out)
 
