@@ -79,17 +79,14 @@ def enlargement(dtype: torch.dtype) -> None:
 def normalisation(dtype: torch.dtype) -> None:
     for channels, side in NORMED:
         x, norm = picture(channels, side, dtype), nn.GroupNorm(32, channels, device=GPU, dtype=dtype)
-
-        def passes(kind: Norms, norm: nn.GroupNorm = norm) -> Callable[[Tensor], Tensor]:
-            def run(x: Tensor) -> Tensor:
-                return kind.apply(x, kind.settle(kind.gather(x), norm), "silu", over=False)
-
-            return run
-
-        ways = {"chosen here": passes(norms(GPU)), "two passes, PyTorch": passes(PlainNorms())}
+        ways = {"chosen here": passes(norms(GPU), norm), "two passes, PyTorch": passes(PlainNorms(), norm)}
         ways["nn.GroupNorm"] = lambda x, norm=norm: F.silu(norm(x))
         for name, way in ways.items():
             print(f"{channels} × {side}², {name:<20}{milliseconds(way, x)}")
+
+
+def passes(kind: Norms, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
+    return lambda x: kind.apply(x, kind.settle(kind.gather(x), norm), "silu", over=False)
 
 
 def attention(dtype: torch.dtype) -> None:
