@@ -342,10 +342,16 @@ class VAE:
             raise VaekitError(f"{self.name} has no {direction}r")
         return calibrate(half.line, half.dtype, half.device)
 
+    @property
+    def _beside_pictures(self) -> bool:
+        """Whether it runs in the memory that pictures lie in, which is the machine's."""
+        return self.placement.device.type == "cpu"
+
     def _encoding(self, shape: tuple[int, int, int], held: int, memory: Memory, progress: Told | None) -> Ration:
         """Moments, their mean and the latents lie there at the end."""
         assert self._encoder is not None
         result = 3 * 4 * shape[0] * math.prod(self._encoder.result_shape(*shape[1:]))
+        held = held if self._beside_pictures else 0
         return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     def _decoding(
@@ -354,7 +360,7 @@ class VAE:
         """output: None where the rows are written away."""
         side = self.family.downscale
         held = 4 * batch * self.family.latent_channels * math.prod(-(-length // side) for length in size)
-        result = 0 if output is None else images.Canvas.bytes(output, batch, size)
+        result = images.Canvas.bytes(output, batch, size) if output is not None and self._beside_pictures else 0
         return Ration(settle(memory, self.placement.device), held, result, progress=progress)
 
     # Into diffusers, and elsewhere

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from vaekit.bench import Settings, peers, run
-from vaekit.bench.peers import Peer
-from vaekit.errors import OptionError, OutputError
+from vaekit.bench import Settings, measuring, peers, run, timing
+from vaekit.bench.peers import Peer, Runs
+from vaekit.bench.subject import Subject
+from vaekit.bench.timing import alternate
+from vaekit.errors import OptionError, OutputError, ResourceError
 
-SMALL = Settings(vae="mini-tiny", directions=("decode",), side=64, rounds=2, memory=False, quick=True)
+SMALL = Settings(vae="mini-tiny", directions=("decode",), device="cpu", sides=(64,), rounds=2, memory=False, quick=True)
+
+
+@pytest.fixture(autouse=True)
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of matrices take longer than all else."""
+    monkeypatch.setattr("vaekit.bench.measuring.matrix_rate", lambda dtype, device: 1e12)
 
 
 def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
@@ -36,16 +46,85 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
 def test_a_peer_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     known = peers.installed
 
-    def with_a_wrong_one(subject, *, quick):  # type: ignore[no-untyped-def]
-        found, missing = known(subject, quick=quick)
+    def with_a_wrong_one(subject, device, *, quick):  # type: ignore[no-untyped-def]
+        found, missing = known(subject, device, quick=quick)
         right = found[0].make(subject)
         return [*found, Peer("wrong", lambda _: lambda x: right(x) + torch.linspace(0, 1, 64))], missing
 
     monkeypatch.setattr("vaekit.bench.measuring.installed", with_a_wrong_one)
-    assert run(SMALL).disagreeing == ["wrong (decode)"]
+    assert run(SMALL).disagreeing == ["wrong (decode 1 of 64×64)"]
 
 
-@pytest.mark.parametrize("changed", [{"side": 100}, {"rounds": 0}, {"vae": None, "kind": "huge"}])
+@pytest.mark.parametrize(
+    "changed", [{"sides": (64, 100)}, {"batches": (0,)}, {"rounds": 0}, {"vae": None, "kind": "huge"}]
+)
 def test_what_cannot_be_measured_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         run(Settings(**{**vars(SMALL), **changed}))  # type: ignore[arg-type]
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, *more: Peer) -> None:
+    """The peers of a GPU, on the CPU."""
+
+    def those_of_a_gpu(subject, device, *, quick):  # type: ignore[no-untyped-def]
+        found, missing = peers._on_gpu(device)
+        return [known(subject, device, quick=True)[0][0], *found[:3], *more], missing
+
+    known = peers.installed
+    monkeypatch.setattr("vaekit.bench.measuring.installed", those_of_a_gpu)
+
+
+def test_every_size_is_measured_with_every_batch_and_out_of_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(x: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.zeros(len(x), 3, 8 * x.shape[2], 8 * x.shape[3])
+
+    def makes_nothing(_: Subject) -> Runs:
+        raise ResourceError("not enough memory")
+
+    as_on_a_gpu(monkeypatch, Peer("greedy", lambda _: greedy), Peer("never", makes_nothing))
+    result = run(replace(SMALL, sides=(64, 128), batches=(1, 2), rounds=1))
+    sizes = [(64, 1), (64, 2), (128, 1), (128, 2)]
+    told = [str(one) for one in result.out_of_memory]
+    assert told == [
+        f"decode {batch} of {side}×{side}: {name}"
+        for side, batch in sizes
+        for name in (["greedy", "never"] if batch > 1 else ["never"])
+    ]
+    rows = {(row.side, row.batch, row.name) for row in result.rows}
+    assert {(*size, f"diffusers {name}") for size in sizes for name in ("float32", "bfloat16")} <= rows
+    assert result.disagreeing == ["greedy (decode 1 of 64×64)", "greedy (decode 1 of 128×128)"]
+    text = measuring.table(result)
+    assert "out of memory: decode 2 of 128×128: greedy" in text and "decode 2 of 64×64: vaekit" in text
+
+
+def test_a_peer_that_runs_out_of_memory_later_is_left_out_from_then_on() -> None:
+    runs = iter([torch.ones(1)])
+
+    def once(x: Tensor) -> Tensor:
+        for one in runs:
+            return one
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    found, out = alternate({"once": lambda: once, "always": lambda: torch.neg}, torch.ones(3), 2, lambda _: None)
+    assert list(found) == ["always"] and out == ["once"]
+    assert len(found["always"].times.seconds) == 2 and torch.equal(found["always"].output, torch.tensor([-1.0, -1.0]))
+
+
+def test_the_rate_of_products_is_operations_by_time() -> None:
+    assert 1e6 < timing.matrix_rate(torch.float32, torch.device("cpu"), 128) < 1e15
+
+
+def test_growth_on_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="--side"):
+        measuring._settled(replace(SMALL, growth=True), torch.device("cuda"))
+    usual = measuring._settled(replace(SMALL, sides=(), batches=()), torch.device("cuda"))
+    assert usual.sides == (512, 1024, 2048) and usual.batches == (1, 4, 16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_timed_and_its_memory_counted() -> None:
+    result = run(replace(SMALL, device="cuda", batches=(1, 2)))
+    assert result.disagreeing == [] and all(row.peak_bytes for row in result.rows)
+    assert {row.batch for row in result.rows} == {1, 2} and "GPU" in result.machine

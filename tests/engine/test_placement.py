@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import SMALL_KL, SMALL_TINY
 
+from vaekit.engine.fast import norms
 from vaekit.engine.placement import place
 from vaekit.errors import OptionError
 
@@ -23,3 +25,36 @@ def test_without_it_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VAEKIT_DTYPE")
     assert place("cpu").why and not place("cpu").asked
     assert place("cpu", engine="reference").decode_dtype == torch.float32
+
+
+def on_a_gpu_with(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, triton: bool) -> None:
+    monkeypatch.delenv("VAEKIT_DTYPE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(norms, "installed", lambda: triton)
+
+
+def test_a_gpu_is_used_by_itself_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu_with(monkeypatch, bfloat16=True, triton=True)
+    usual = place().suited_to(SMALL_KL)
+    assert usual.device.type == "cuda" and usual.engine == "torch"
+    assert usual.encode_dtype == usual.decode_dtype == torch.bfloat16
+    assert str(usual).startswith("cuda, bfloat16 with CUDA graphs and norms in Triton (this GPU computes in it")
+    tiny = place().suited_to(SMALL_TINY)
+    assert (tiny.engine, tiny.encode_dtype, tiny.decode_dtype) == ("torch", torch.float32, torch.bfloat16)
+
+
+def test_an_older_gpu_computes_in_float16_and_misses_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu_with(monkeypatch, bfloat16=False, triton=False)
+    usual = place().suited_to(SMALL_KL)
+    assert usual.encode_dtype == usual.decode_dtype == torch.float16
+    assert "no Triton" in str(usual)
+
+
+def test_reference_is_the_plain_network_in_float32_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu_with(monkeypatch, bfloat16=True, triton=True)
+    plain = place(engine="reference").suited_to(SMALL_KL)
+    assert plain.engine == "reference" and plain.encode_dtype == plain.decode_dtype == torch.float32
+    with pytest.raises(OptionError, match="OpenVINO runs on the CPU"):
+        place(engine="openvino")

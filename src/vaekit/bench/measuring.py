@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaekit.bench.peers import installed
+from vaekit.bench.peers import Peer, half_precision, installed
 from vaekit.bench.plot import plot
 from vaekit.bench.subject import Subject, subject
-from vaekit.bench.timing import Times, alternate, matrix_rate, peak_bytes, timed
+from vaekit.bench.timing import Measured, alternate, matrix_rate, peak_bytes, timed
+from vaekit.engine.placement import place
 from vaekit.errors import OptionError
 from vaekit.files import atomic_write, check_target
 
-BASE = "diffusers float32"
+EXACT = "diffusers float32"
+"""The peer that the others have to agree with, and on a CPU the way that people use diffusers."""
 AGREES = 40.0
 """Decibels of the reference's range; bfloat16 of random weights stays well above."""
+SIDES = {"cpu": (512,), "cuda": (512, 1024, 2048)}
+BATCHES = {"cpu": (1,), "cuda": (1, 4, 16)}
+"""What is measured where nothing is asked for."""
 HOPELESS = 5
 """A dtype so many times slower than float32 is left to software by the processor."""
 GROWTH_SIDES = (256, 512, 1024, 2048)
@@ -30,13 +37,17 @@ GROWTH_BATCHES = (1, 4, 16)
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure. vae: as for `vaekit.load`, or None for random weights of this kind."""
+    """What to measure. vae: as for `vaekit.load`, or None for random weights of this kind.
+
+    sides, batches: each with each; empty for what is usual on the device.
+    """
 
     vae: str | None = None
     kind: str = "kl"
     directions: tuple[str, ...] = ("decode", "encode")
-    side: int = 512
-    batch: int = 1
+    device: str = "auto"
+    sides: tuple[int, ...] = ()
+    batches: tuple[int, ...] = ()
     rounds: int = 5
     growth: bool = False
     memory: bool = True
@@ -45,9 +56,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One peer in one direction. times_base: so many times as fast as diffusers' default. decibels: of agreement."""
+    """One peer in one direction at one size. times_base: so many times as fast as diffusers as people use it there.
+
+    decibels: of agreement. peak_bytes: of a process of its own, on a GPU beside what was there before.
+    """
 
     direction: str
+    side: int
+    batch: int
     name: str
     median: float
     spread: float
@@ -56,6 +72,19 @@ class Row:
     decibels: float
     of_matrix_rate: float
     peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A peer that ran out of memory."""
+
+    direction: str
+    side: int
+    batch: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{what(self.direction, self.side, self.batch)}: {self.name}"
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,14 @@ class Result:
     subject: str
     machine: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    out_of_memory: list[Failure] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @property
     def disagreeing(self) -> list[str]:
-        return [f"{row.name} ({row.direction})" for row in self.rows if not row.decibels >= AGREES]
+        off = (row for row in self.rows if not row.decibels >= AGREES)
+        return [f"{row.name} ({what(row.direction, row.side, row.batch)})" for row in off]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"disagreeing": self.disagreeing}
@@ -89,71 +120,115 @@ class Result:
 
 def run(settings: Settings, told: Callable[[str], None] = lambda _: None) -> Result:
     """Measure. told: called with what happens next. Raises OptionError, and what loading a VAE raises."""
-    if settings.side % 64 or not 64 <= settings.side <= 4096:
-        raise OptionError("the side is a multiple of 64, from 64 to 4096")
-    if settings.batch < 1 or settings.rounds < 1:
-        raise OptionError("batch and rounds are positive numbers")
-    result = Result(settings, "", {})
-    told("this machine's matrix products")
-    rates = {str(dtype): matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    result.machine = _machine() | {
-        f"matrix product {name.removeprefix('torch.')}, FLOP/s": r for name, r in rates.items()
-    }
+    device = place(settings.device).device
+    settings = _settled(settings, device)
+    told(f"the matrix products of {device}")
+    rates = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, half_precision(device))}
+    result = Result(settings, "", _machine(device, rates))
     for direction in settings.directions:
         chosen = subject(settings.vae, settings.kind, direction)
         result.subject = chosen.name
-        _measure(result, chosen, rates, told)
+        peers, result.missing = _peers(chosen, device, rates, quick=settings.quick)
+        for side in settings.sides:
+            for batch in settings.batches:
+                _measure(result, chosen, peers, _Size(device, side, batch, max(rates.values())), told)
         if settings.growth:
             _grow(result, chosen, told)
     return result
 
 
-def _measure(result: Result, chosen: Subject, rates: dict[str, float], told: Callable[[str], None]) -> None:
-    settings = result.settings
-    peers, result.missing = installed(chosen, quick=settings.quick)
-    if rates[str(torch.bfloat16)] * HOPELESS < rates[str(torch.float32)]:
-        result.missing += [f"{peer.name}: this processor has no arithmetic in bfloat16" for peer in peers if peer.half]
+def _settled(settings: Settings, device: torch.device) -> Settings:
+    """With the sizes that are usual on the device. Raises OptionError for what cannot be measured."""
+    if device.type not in SIDES:
+        raise OptionError(f"the benchmark runs on cpu and cuda, not on {device}")
+    if settings.growth and device.type != "cpu":
+        raise OptionError("growth is of the CPU; on a GPU every --side is measured with every --batch")
+    if any(side % 64 or not 64 <= side <= 4096 for side in settings.sides):
+        raise OptionError("a side is a multiple of 64, from 64 to 4096")
+    if settings.rounds < 1 or any(batch < 1 for batch in settings.batches):
+        raise OptionError("batch and rounds are positive numbers")
+    sides, batches = settings.sides or SIDES[device.type], settings.batches or BATCHES[device.type]
+    return replace(settings, device=str(device), sides=sides, batches=batches)
+
+
+def _peers(
+    chosen: Subject, device: torch.device, rates: dict[torch.dtype, float], *, quick: bool
+) -> tuple[list[Peer], list[str]]:
+    peers, missing = installed(chosen, device, quick=quick)
+    if rates[half_precision(device)] * HOPELESS < rates[torch.float32]:
+        missing += [f"{peer.name}: this processor has no arithmetic in bfloat16" for peer in peers if peer.half]
         peers = [peer for peer in peers if not peer.half]
-    x, runs = chosen.example(settings.side, settings.batch), {}
-    for peer in peers:
-        told(f"{chosen.direction}: getting {peer.name} ready")
-        runs[peer.name] = peer.make(chosen)
-    times, outputs = alternate(runs, x, settings.rounds, lambda text: told(f"{chosen.direction}: {text}"))
-    reference = outputs.get(BASE, next(iter(outputs.values())))
-    del runs
-    for name, one in times.items():
-        peak = None
-        if settings.memory:
-            told(f"{chosen.direction}: memory of {name}")
-            where = (settings.side, settings.batch)
-            peak = peak_bytes(settings.vae, settings.kind, chosen.direction, name, *where)
-        result.rows.append(
-            _row(chosen, name, one, times, _decibels(outputs[name], reference), max(rates.values()), peak, settings)
-        )
+    return peers, missing
+
+
+@dataclass(frozen=True)
+class _Size:
+    """rate: operations per second of the device's product of matrices."""
+
+    device: torch.device
+    side: int
+    batch: int
+    rate: float
+
+    @property
+    def base(self) -> str:
+        """Diffusers as people use it there."""
+        half = str(half_precision(self.device)).removeprefix("torch.")
+        return EXACT if self.device.type == "cpu" else f"diffusers {half}"
+
+
+def _measure(result: Result, chosen: Subject, peers: list[Peer], size: _Size, told: Callable[[str], None]) -> None:
+    this = what(chosen.direction, size.side, size.batch)
+    x = chosen.example(size.side, size.batch).to(size.device)
+    makes = {peer.name: partial(peer.make, chosen) for peer in peers}
+    found, out = alternate(makes, x, result.settings.rounds, lambda text: told(f"{this}: {text}"))
+    result.out_of_memory += [Failure(chosen.direction, size.side, size.batch, name) for name in out]
+    reference = found.get(EXACT) or found.get(size.base) or next(iter(found.values()), None)
+    for name, one in found.items():
+        assert reference is not None
+        peak = one.peak
+        if size.device.type == "cpu" and result.settings.memory:
+            told(f"{this}: memory of {name}")
+            where = (size.side, size.batch)
+            peak = peak_bytes(result.settings.vae, result.settings.kind, chosen.direction, name, *where)
+        agreement = _decibels(one.output, reference.output)
+        result.rows.append(_row(chosen, size, name, one, found.get(size.base), agreement, peak))
 
 
 def _row(
     chosen: Subject,
+    size: _Size,
     name: str,
-    one: Times,
-    times: dict[str, Times],
+    one: Measured,
+    base: Measured | None,
     decibels: float,
-    rate: float,
     peak: int | None,
-    settings: Settings,
 ) -> Row:
-    base = times[BASE].median / one.median if BASE in times else None
-    share = chosen.operations(settings.side, settings.batch) / one.median / rate
-    return Row(chosen.direction, name, one.median, one.spread, one.first, base, decibels, share, peak)
+    times = one.times
+    faster = None if base is None else base.times.median / times.median
+    share = chosen.operations(size.side, size.batch) / times.median / size.rate
+    return Row(
+        chosen.direction,
+        size.side,
+        size.batch,
+        name,
+        times.median,
+        times.spread,
+        times.first,
+        faster,
+        decibels,
+        share,
+        peak,
+    )
 
 
 def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
     settings = result.settings
-    vaekit = installed(chosen, quick=True)[0][0]
+    vaekit = installed(chosen, torch.device("cpu"), quick=True)[0][0]
     one = vaekit.make(chosen)
     sizes = [(side, 1) for side in GROWTH_SIDES] + [(256, batch) for batch in GROWTH_BATCHES if batch > 1]
     for side, batch in sizes[:2] if settings.quick else sizes:
-        told(f"{chosen.direction}: {batch} of {side}×{side}")
+        told(what(chosen.direction, side, batch))
         seconds, megapixels = timed(one, chosen.example(side, batch)), batch * side * side / 1e6
         peak = (
             peak_bytes(settings.vae, settings.kind, chosen.direction, vaekit.name, side, batch)
@@ -164,25 +239,34 @@ def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
         result.growth.append(Growth(chosen.direction, side, batch, seconds, seconds / megapixels, per))
 
 
+def what(direction: str, side: int, batch: int) -> str:
+    """What is done, for people: "decode 4 of 1024×1024"."""
+    return f"{direction} {batch} of {side}×{side}"
+
+
 def _decibels(one: Tensor, reference: Tensor) -> float:
     """Of the reference's range; infinite for the same values."""
+    one, reference = one.float(), reference.float()
     reach = reference.max() - reference.min()
     return float(20 * torch.log10(reach / (one - reference).square().mean().sqrt()))
 
 
-def _machine() -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version
-
+def _machine(device: torch.device, rates: dict[torch.dtype, float]) -> dict[str, Any]:
     known: dict[str, Any] = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    for name in ("torch", "diffusers", "openvino", "onnxruntime"):
+    if device.type == "cuda":
+        known["GPU"] = torch.cuda.get_device_name(device)
+        known["GPU memory, MiB"] = torch.cuda.get_device_properties(device).total_memory >> 20
+        known["CUDA"], known["cuDNN"] = torch.version.cuda, torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    for name in ("torch", "triton", "diffusers", "openvino", "onnxruntime"):
         try:
             known[name] = version(name)
         except PackageNotFoundError:
             continue
-    return known
+    products = {f"matrix product {str(d).removeprefix('torch.')}, FLOP/s": rate for d, rate in rates.items()}
+    return known | products
 
 
 def write(result: Result, folder: Path, *, force: bool) -> list[Path]:
@@ -210,8 +294,8 @@ def cells(row: Row) -> tuple[str, ...]:
     peak = "–" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}"
     base = "–" if row.times_base is None else f"{row.times_base:.2f}"
     return (
-        f"{row.direction}: {row.name}",
-        f"{row.median:.3f}",
+        f"{what(row.direction, row.side, row.batch)}: {row.name}",
+        f"{row.median:.3f}" if row.median >= 0.1 else f"{row.median:.5f}",
         f"{row.spread:.0%}",
         f"{row.first:.2f}",
         base,
@@ -223,16 +307,16 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def table(result: Result) -> str:
     """The result in Markdown."""
-    side, batch = result.settings.side, result.settings.batch
-    lines = [f"{result.subject}, {batch} of {side}×{side}", "", "| " + " | ".join(COLUMNS) + " |"]
+    lines = [f"{result.subject} on {result.settings.device}", "", "| " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + " --- |" * len(COLUMNS))
     lines += ["| " + " | ".join(cells(row)) + " |" for row in result.rows]
     if result.growth:
         lines += ["", "| vaekit | seconds | per megapixel | peak MiB per megapixel |", "| --- | --- | --- | --- |"]
         for one in result.growth:
             peak = "–" if one.peak_bytes_per_megapixel is None else f"{one.peak_bytes_per_megapixel / 2**20:.0f}"
-            what = f"{one.direction} {one.batch} of {one.side}×{one.side}"
-            lines.append(f"| {what} | {one.seconds:.2f} | {one.per_megapixel:.2f} | {peak} |")
+            this = what(one.direction, one.side, one.batch)
+            lines.append(f"| {this} | {one.seconds:.2f} | {one.per_megapixel:.2f} | {peak} |")
     lines += ["", *(f"- {name}: {value}" for name, value in result.machine.items())]
+    lines += [f"- out of memory: {one}" for one in result.out_of_memory]
     lines += [f"- not measured: {name}" for name in result.missing]
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from vaekit.engine.placement import Engine, place
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig
 
+CPU = torch.device("cpu")
 Runs = Callable[[Tensor], Tensor]
 """The input in float32 to the result in float32."""
 
@@ -39,22 +40,50 @@ class Peer:
     half: bool = False
 
 
-def installed(subject: Subject, *, quick: bool) -> tuple[list[Peer], list[str]]:
-    """Those that can run here, vaekit's default first, then diffusers as people use it; and who is missing, why."""
+def installed(subject: Subject, device: torch.device, *, quick: bool) -> tuple[list[Peer], list[str]]:
+    """Those that can run there, vaekit's default first, then diffusers as people use it; and who is missing, why."""
     missing = ["stable-diffusion.cpp: its Python package runs whole models and no VAE alone"]
-    peers = [Peer("vaekit", lambda one: _vaekit(one, "auto"))]
-    peers += [Peer("vaekit, reference", lambda one: _vaekit(one, "reference"))] if not quick else []
+    peers = [Peer("vaekit", lambda one: _vaekit(one, device, "auto"))]
+    peers += [Peer("vaekit, reference", lambda one: _vaekit(one, device, "reference"))] if not quick else []
     try:
         diffusers_config(subject.config, FAMILY)
     except OptionError as error:
         return peers, [*missing, f"diffusers and all that is made from it: {error}"]
-    peers += [
+    found, lacking = _on_cpu() if device.type == "cpu" else _on_gpu(device)
+    return [peer for peer in (*peers, *found) if not (quick and peer.slow)], [*missing, *lacking]
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """What a device computes in faster than in float32."""
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
+def _on_gpu(device: torch.device) -> tuple[list[Peer], list[str]]:
+    half = half_precision(device)
+    name = str(half).removeprefix("torch.")
+    peers = [
+        Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, device, last=False)),
+        Peer(f"diffusers {name}", lambda one: _diffusers(one, half, device, last=False)),
+        Peer(f"diffusers {name} channels_last", lambda one: _diffusers(one, half, device)),
+    ]
+    if importlib.util.find_spec("triton"):
+        compiled = Peer(f"diffusers {name} compiled", lambda one: _compiled(one, half, device), slow=True)
+        return [*peers, compiled], []
+    return peers, ["diffusers compiled: Triton is not installed"]
+
+
+def _on_cpu() -> tuple[list[Peer], list[str]]:
+    missing = []
+    peers = [
         Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, last=False)),
         Peer("diffusers float32 channels_last", lambda one: _diffusers(one, torch.float32)),
         Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16), half=True),
     ]
     if shutil.which("c++") or shutil.which("g++"):
-        peers.append(Peer("diffusers bfloat16 compiled", lambda one: _compiled(one), slow=True, half=True))
+        peers.append(
+            Peer("diffusers bfloat16 compiled", lambda one: _compiled(one, torch.bfloat16), slow=True, half=True)
+        )
     else:
         missing.append("diffusers compiled: no C++ compiler")
     for needs, peer in (
@@ -65,11 +94,11 @@ def installed(subject: Subject, *, quick: bool) -> tuple[list[Peer], list[str]]:
             peers.append(peer)
         else:
             missing.append(f"{peer.name}: {' and '.join(needs)} not installed")
-    return [peer for peer in peers if not (quick and peer.slow)], missing
+    return peers, missing
 
 
-def _vaekit(subject: Subject, engine: Engine) -> Runs:
-    placement = place("cpu", engine=engine).suited_to(subject.config)
+def _vaekit(subject: Subject, device: torch.device, engine: Engine) -> Runs:
+    placement = place(device, engine=engine).suited_to(subject.config)
     dtype = placement.encode_dtype if subject.direction == "encode" else placement.decode_dtype
     half = Half(
         subject.direction,
@@ -105,17 +134,21 @@ class _Direction(nn.Module):
         return encoded.mean if self.kl else encoded
 
 
-def _diffusers(subject: Subject, dtype: torch.dtype, *, last: bool = True) -> Runs:
-    module: Any = _Direction(subject)
-    module = module.to(dtype=dtype, memory_format=torch.channels_last) if last else module.to(dtype)
+def _diffusers(subject: Subject, dtype: torch.dtype, device: torch.device = CPU, *, last: bool = True) -> Runs:
+    module = _module(subject, dtype, device, last=last)
     return lambda x: module(x.to(dtype)).float()
 
 
-def _compiled(subject: Subject) -> Runs:
+def _compiled(subject: Subject, dtype: torch.dtype, device: torch.device = CPU) -> Runs:
+    torch.compiler.reset()  # each size is compiled for itself, as fast as can be
+    compiled: Any = torch.compile(_module(subject, dtype, device, last=True), dynamic=False)
+    return lambda x: compiled(x.to(dtype)).float()
+
+
+def _module(subject: Subject, dtype: torch.dtype, device: torch.device, *, last: bool) -> Any:
     module: Any = _Direction(subject)
-    module = module.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-    compiled: Any = torch.compile(module)
-    return lambda x: compiled(x.bfloat16()).float()
+    module = module.to(device=device, dtype=dtype)
+    return module.to(memory_format=torch.channels_last) if last else module
 
 
 def _openvino(subject: Subject) -> Runs:

@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from vaekit.engine.fast import openvino
 from vaekit.engine.fast.fused import fusing
+from vaekit.engine.fast.gpu import WholeOnGPU
+from vaekit.engine.fast.graphs import SHARE, Graphs
+from vaekit.engine.fast.norms import norms
 from vaekit.engine.fast.whole import Whole
 from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
@@ -104,6 +107,8 @@ class Half:
             return _reference(self.network)
         if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
             return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+        if self.device.type == "cuda":
+            return Graphs(WholeOnGPU(self.network, self.line, norms(self.device)))
         return Whole(self.network, self.line)
 
     @property
@@ -186,10 +191,11 @@ class Half:
             held=ration.held,
             result=ration.result,
             disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
-            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize),
+            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize, gpu=self.device.type == "cuda"),
             rows=ration.rows,
             in_place=fusing(self.device, self.dtype),
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
+            gpu=self.device.type == "cuda",
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
@@ -197,24 +203,35 @@ class Half:
             ration = Ration(Budget(1 << 62, False))
         forecast = None if ration is None else self.forecast(shape, ration)
         told = f"{self.direction} {shape[0]} of {shape[2]}×{shape[1]} in {self.dtype} on {self.device}"
-        with torch.inference_mode(), _enough_memory(told):
+        with torch.inference_mode(), _enough_memory(told), _true_float32():
             if forecast is None or forecast.plan is None:
-                self._run_whole(shape, source, sink)
+                self._run_whole(shape, source, sink, ration)
                 return
             log.info("%s", forecast)
             progress = None if ration is None else ration.progress
             for picture in range(shape[0]):
                 self._run_strips(forecast.plan, picture, shape[0], source, sink, progress)
 
-    def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink) -> None:
+    def _run_whole(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:
         batch, height, width = shape
         x = torch.empty((batch, height, width, self.line.steps[0].channels), dtype=self.dtype, device=self.device)
         for picture in range(batch):
             source(picture, 0, x[picture])
         x = x.permute(0, 3, 1, 2)
-        result = self.whole(x.contiguous() if self.engine == "reference" else x)
+        if isinstance(self.whole, Graphs):
+            result = self.whole(x, keep=self._may_hold(shape, ration))
+        else:
+            result = self.whole(x.contiguous() if self.engine == "reference" else x)
         for picture in range(batch):
             self._hand_on(sink, picture, 0, result[picture].permute(1, 2, 0))
+
+    def _may_hold(self, shape: tuple[int, int, int], ration: Ration | None) -> bool:
+        """Whether a CUDA graph of this size may hold its memory: not where memory was asked for, nor too much of it."""
+        if ration is not None and ration.budget.asked:
+            return False
+        batch, height, width = shape
+        task = self.task(height, width, ration or Ration(Budget(0, False)))
+        return whole_bytes(task, batch) * SHARE <= torch.cuda.mem_get_info(self.device)[1]
 
     def _run_strips(
         self, plan: planning.Plan, picture: int, batch: int, source: Source, sink: Sink, progress: Told | None
@@ -262,7 +279,8 @@ class Half:
     def _placed(self, name: str, tensor: Tensor) -> Tensor:
         if name.startswith("bn."):
             return tensor.to(self.device, torch.float32)
-        if tensor.ndim == 4 and tensor.dtype != self.dtype and self.engine != "reference":
+        moves = tensor.dtype != self.dtype or self.device.type == "cuda"
+        if tensor.ndim == 4 and moves and self.engine != "reference":
             return tensor.to(self.device, self.dtype, memory_format=torch.channels_last)
         return tensor.to(self.device, self.dtype)
 
@@ -314,6 +332,17 @@ def _one_half(config: NetworkConfig, direction: Direction) -> NetworkConfig:
     if isinstance(config, KLConfig):
         return replace(config, decoder_channels=()) if direction == "encode" else replace(config, encoder_channels=())
     return replace(config, decoder_blocks=()) if direction == "encode" else replace(config, encoder_blocks=())
+
+
+@contextmanager
+def _true_float32() -> Iterator[None]:
+    """Convolutions in float32 keep their 24 bits; on NVIDIA's GPUs PyTorch would else round them to TF32's 11."""
+    of_convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, of_convolutions.fp32_precision = of_convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        of_convolutions.fp32_precision = before
 
 
 @contextmanager

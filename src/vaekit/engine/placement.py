@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from vaekit.engine.fast import openvino
+from vaekit.engine.fast import norms, openvino
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig, NetworkConfig
 
@@ -26,7 +26,8 @@ USUAL_DTYPE = "VAEKIT_DTYPE"
 
 Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
-"""auto: settled with the network; torch: optimised PyTorch; openvino: its graph; reference: the plain network."""
+"""auto: settled with the network and the device; torch: optimised PyTorch, on a GPU with Triton and CUDA graphs;
+openvino: its graph; reference: the plain network."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,18 @@ class Placement:
             raise OptionError(
                 "OpenVINO runs networks with zeros as padding in float32 or bfloat16; engine torch runs it"
             )
-        if self.asked or self.device.type != "cpu" or config.kind != "tiny" or self.encode_dtype == torch.float32:
+        if self.asked or config.kind != "tiny" or self.encode_dtype != torch.bfloat16:
             return placement
         return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, but not of a tiny encoder")
 
     def __str__(self) -> str:
         encode, decode = (str(d).removeprefix("torch.") for d in (self.encode_dtype, self.decode_dtype))
         dtypes = encode if encode == decode else f"{encode} to encode and {decode} to decode"
-        engine = {"torch": "", "openvino": " with OpenVINO", "reference": ", plain network"}.get(self.engine, "")
+        engine = {"openvino": " with OpenVINO", "reference": ", plain network"}.get(self.engine, "")
+        if self.engine == "torch" and self.device.type == "cuda":
+            engine = " with CUDA graphs and " + (
+                "norms in Triton" if norms.installed() else "no Triton, which is missing"
+            )
         return f"{self.device}, {dtypes}{engine} ({self.why})"
 
 
@@ -120,10 +125,10 @@ def _pick_device(device: str | torch.device) -> torch.device:
 
 
 def _pick_engine(engine: str, device: torch.device) -> Engine:
-    """On a GPU the plain network stays until the fast path is measured there; on a CPU the network decides."""
+    """On Apple's GPUs nothing but the plain network was ever tried."""
     if engine not in get_args(Engine):
         raise OptionError(f"no engine is called {engine!r}; there are {', '.join(get_args(Engine))}")
-    if engine == "auto" and device.type != "cpu":
+    if engine == "auto" and device.type == "mps":
         return "reference"
     if engine == "openvino" and device.type != "cpu":
         raise OptionError(f"OpenVINO runs on the CPU here, not on {device}")
@@ -139,18 +144,19 @@ def _openvino_runs(config: NetworkConfig, placement: Placement) -> bool:
 
 def _openvino_is_faster(config: NetworkConfig, placement: Placement) -> bool:
     """Tiny networks by a quarter; kl ones are as fast in PyTorch, and take less memory there."""
-    return config.kind == "tiny" and openvino.available() and _openvino_runs(config, placement)
+    here = placement.device.type == "cpu" and openvino.available()
+    return config.kind == "tiny" and here and _openvino_runs(config, placement)
 
 
 def _default_dtypes(device: torch.device, engine: Engine) -> tuple[torch.dtype, torch.dtype, str]:
     """Half precision where the hardware computes in it and what comes out stays at least 50 dB against float32."""
-    if device.type == "cpu" and engine != "reference" and computes_in_bfloat16():
+    if engine != "reference" and device.type == "cpu" and computes_in_bfloat16():
         return torch.bfloat16, torch.bfloat16, "this processor computes in it; at least 50 dB against float32"
-    if device.type != "cuda":
+    if engine == "reference" or device.type != "cuda":
         return torch.float32, torch.float32, "full precision by default here"
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float32, torch.bfloat16, "decoding loses nothing visible in bfloat16, encoding would"
-    return torch.float32, torch.float16, "no bfloat16 on this GPU; repeated in float32 if float16 overflows"
+        return torch.bfloat16, torch.bfloat16, "this GPU computes in it; at least 50 dB against float32"
+    return torch.float16, torch.float16, "no bfloat16 on this GPU; repeated in float32 if float16 overflows"
 
 
 def computes_in_bfloat16() -> bool:

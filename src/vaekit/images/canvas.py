@@ -15,6 +15,8 @@ from vaekit.errors import NumericsError, PictureError
 Output = Literal["pil", "numpy", "tensor"]
 BLOCK = 1 << 18
 """Numbers brought to levels at once."""
+BLOCK_ON_GPU = 1 << 24
+"""The same on a GPU, whose result each block waits for."""
 
 
 def to_levels(rows: Tensor) -> Tensor:
@@ -53,7 +55,8 @@ class Canvas:
         """rows: [n, width or more, 3] in [-1, 1], from row `first` on; what lies outside of the size is left out."""
         width, height = self.size
         rows = rows[: max(0, height - first), :width]
-        at_once = max(1, BLOCK // (3 * width))
+        block = BLOCK if rows.device.type == "cpu" else BLOCK_ON_GPU
+        at_once = max(1, block // (3 * width))
         for start in range(0, rows.shape[0], at_once):
             self._write(picture, first + start, rows[start : start + at_once])
 

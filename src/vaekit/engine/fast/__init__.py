@@ -1,5 +1,7 @@
 """The same networks, run faster: the plain one stays as it is, and what is here is proved equal to it.
 
-Downwards: `whole` (a line of steps over whole pictures), `folding` (enlargement
-and convolution in one), `fused` (a convolution with what follows it).
+Downwards: `whole` (a line of steps over whole pictures), `gpu` (the same on a GPU),
+`openvino` (the same as a graph), `graphs` (repeated sizes as CUDA graphs), `norms`
+and `kernels` (GroupNorm in two passes, in PyTorch and in Triton), `folding`
+(enlargement and convolution in one), `fused` (a convolution with what follows it).
 """

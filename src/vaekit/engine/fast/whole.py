@@ -58,7 +58,7 @@ class Whole:
 
     def _convolve(self, step: Step, x: Tensor, results: Mapping[int, Tensor], over: frozenset[int]) -> Tensor:
         conv, relu = self._conv(step.name), step.after == "relu"
-        x, pad = _beyond(x, step, self.line)
+        x, pad = beyond(x, step, self.line)
         if step.residual is None:
             return convolve(x, conv.weight, conv.bias, stride=2 if step.kind == "down" else 1, pad=pad, relu=relu)
         residual = results[step.residual]
@@ -75,9 +75,7 @@ class Whole:
             if step.before == "silu":
                 return F.silu(x, inplace=True)
             return F.relu(x, inplace=True) if step.before == "relu" else x
-        if step.before == "clamp":
-            return torch.tanh(x / 3) * 3
-        return x * 0.5 + 0.5 if step.before == "unit" else x
+        return prepared_without_norm(step, x)
 
     def _normed(self, name: str, x: Tensor) -> Tensor:
         norm = self._module(name)
@@ -107,12 +105,19 @@ class Whole:
 def _exactly_normed(rows: Tensor, norm: nn.GroupNorm, out: Tensor) -> None:
     """rows, out: [h, w, C] in float32. With channels last PyTorch's own norm takes the variance as a difference of two
     sums, which costs three of its digits where the mean is a few deviations from zero."""
-    statistics = Statistics(rows.shape[2])
+    statistics = Statistics(rows.shape[2], rows.device)
     statistics.add(rows)
     statistics.affine(norm, rows.device).apply(rows, out)
 
 
-def _beyond(x: Tensor, step: Step, line: Line) -> tuple[Tensor, tuple[int, int]]:
+def prepared_without_norm(step: Step, x: Tensor) -> Tensor:
+    """What a tiny network's first convolution sees; x where there is nothing to do."""
+    if step.before == "clamp":
+        return torch.tanh(x / 3) * 3
+    return x * 0.5 + 0.5 if step.before == "unit" else x
+
+
+def beyond(x: Tensor, step: Step, line: Line) -> tuple[Tensor, tuple[int, int]]:
     """What a convolution sees beyond the edges: x with it, or as zeros that are left to the convolution."""
     if step.kind == "point":
         return x, (0, 0)

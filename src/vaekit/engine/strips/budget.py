@@ -40,9 +40,13 @@ def parse(memory: str | int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What can still be taken: of the GPU's memory, or of the machine's and of this process's container's."""
+    """What can still be taken: of the machine's memory and of this process's container's, or of the GPU's.
+
+    What PyTorch keeps there for its next arrays can be taken as well.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return min(_available(), _left_in_container())
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vaekit.engine.strips.planning import OVERHEAD, Task, attention_bytes
+from vaekit.engine.strips.planning import Task, attention_bytes
 
 
 def one_piece_bytes(task: Task) -> int:
     """Bytes at the peak, all told."""
-    return _arrays(task) + task.held + task.result + OVERHEAD
+    return _arrays(task) + task.held + task.result + task.overhead
 
 
 def one_piece_seconds(task: Task) -> float:
@@ -33,7 +33,8 @@ def _arrays(task: Task) -> int:
             alive.add(step)
         over = {one for one in alive if uses[one] == step}
         others = sum(task.bytes_of(one) for one in alive - {step})
-        most = max(most, others + _lean_step(task, step, over))
+        own = _gpu_step(task, step, over) if task.gpu else _lean_step(task, step, over)
+        most = max(most, others + own)
         alive -= over
     return most
 
@@ -49,13 +50,33 @@ def _lean_step(task: Task, step: int, over: set[int]) -> int:
         return 0
     if this.kind == "attend":
         return 6 * source
-    prepared = source if this.norm or this.before else 0
-    if this.kind != "point":  # copied where zeros around it are not left to the convolution
-        copies = {"zeros": int(this.kind == "down" and not this.pad), "circular": 1, "reflect": 2}
-        prepared += copies[task.line.padding] * source
+    prepared = (source if this.norm or this.before else 0) + _padded(task, step)
     if not task.in_place:
         return prepared + 2 * out
     return prepared + (0 if this.residual in over and this.shortcut is None else out)
+
+
+def _gpu_step(task: Task, step: int, over: set[int]) -> int:
+    """Norms write over what ends with them; a convolution is added to its residual afterwards."""
+    this = task.line.steps[step]
+    source, out = task.bytes_of(this.source), task.bytes_of(step)
+    if this.kind == "keys":
+        return 0
+    if this.kind == "attend":  # queries, keys, values, what is gathered, its projection
+        return 5 * source
+    written_over = this.norm is not None and this.source in over and this.source != this.residual
+    prepared = source if (this.norm or this.before) and not written_over else 0
+    summed = 0 if this.residual is None or (this.residual in over and this.shortcut is None) else out
+    return prepared + _padded(task, step) + out + summed
+
+
+def _padded(task: Task, step: int) -> int:
+    """Bytes of the source's copies where zeros around it are not left to the convolution."""
+    this = task.line.steps[step]
+    if this.kind == "point":
+        return 0
+    copies = {"zeros": int(this.kind == "down" and not this.pad), "circular": 1, "reflect": 2}
+    return copies[task.line.padding] * task.bytes_of(this.source)
 
 
 def _plain_step(task: Task, step: int) -> int:

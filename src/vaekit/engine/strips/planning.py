@@ -45,6 +45,8 @@ KEYS_AT_ONCE = 1024
 """Cells whose keys and values an attention looks at together."""
 OVERHEAD = 20 * MIB
 """What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
+COMFORTABLE_ON_GPU, OVERHEAD_ON_GPU = 128 * MIB, 128 * MIB
+"""The same two on a GPU: strips that keep a large one busy; cuBLAS's and cuDNN's workspaces. Not measured yet."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Rates:
     weights: float = 8e9
 
     @classmethod
-    def usual(cls, item: int) -> Rates:
-        """Those of a number of so many bytes; what computes in two also does so faster."""
+    def usual(cls, item: int, *, gpu: bool = False) -> Rates:
+        """Those of a number of so many bytes; what computes in two also does so faster. gpu: of a data centre."""
+        if gpu:
+            return cls(operations=300e12 if item <= 2 else 30e12, moved=2e12, call=5e-5, weights=2e12)
         return cls() if item > 2 else cls(operations=2.5 * cls.operations)
 
 
@@ -78,7 +82,8 @@ class Task:
     lies in memory during the last pass (0 where it is written away in strips).
     disk: bytes that may be spilled at a time. rows: force this strip height.
     in_place: a convolution adds to an array that is there, without one of its own.
-    plain: one piece is run by the plain network, not by fast.whole.
+    plain: one piece is run by the plain network, not by fast.whole. gpu: it is
+    run by fast.gpu, and the bytes are those of the GPU's memory.
     """
 
     line: Line
@@ -92,6 +97,17 @@ class Task:
     rows: int | None = None
     in_place: bool = True
     plain: bool = False
+    gpu: bool = False
+
+    @property
+    def overhead(self) -> int:
+        """Bytes beside the arrays."""
+        return OVERHEAD_ON_GPU if self.gpu else OVERHEAD
+
+    @property
+    def comfortable(self) -> int:
+        """Bytes that one row of arrays may grow to."""
+        return COMFORTABLE_ON_GPU if self.gpu else COMFORTABLE
 
     def row_bytes(self, step: int) -> int:
         """Bytes of one row of a step's result."""
@@ -241,7 +257,7 @@ class _Draft:
         steps = (*self.sweep.computed, *self.sweep.read)
         zoom = self.task.line.steps[self.sweep.target].zoom
         widest = max(self.task.row_bytes(s) * 2.0 ** (self.task.line.steps[s].zoom - zoom) for s in steps)
-        rows = 1 << max(0, int(math.log2(max(1.0, COMFORTABLE / widest))))
+        rows = 1 << max(0, int(math.log2(max(1.0, self.task.comfortable / widest))))
         if self.task.line.steps[self.sweep.target].kind == "attend":
             cells = self.task.line.side(self.sweep.target, self.task.width)
             rows = max(rows, 1 << int(math.log2(max(1.0, 2048 / cells))))
@@ -256,7 +272,7 @@ class _Draft:
         if self.on_disk > self.task.disk:
             return None
         task, line = self.task, self.task.line
-        memory = OVERHEAD + task.held + self.live + working_bytes(task, self.sweep, rows)
+        memory = task.overhead + task.held + self.live + working_bytes(task, self.sweep, rows)
         if self.sweep.target == len(line) - 1:
             memory += task.result
         strips = -(-self.height // rows)

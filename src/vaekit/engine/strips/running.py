@@ -22,7 +22,7 @@ from vaekit.engine.fast.fused import add_convolved, packed, point
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
-from vaekit.engine.strips.statistics import BLOCK, Affine, Statistics, as_picture
+from vaekit.engine.strips.statistics import Affine, Statistics, as_picture, block_of
 from vaekit.engine.strips.stores import Kept, Spare, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
 
@@ -130,7 +130,7 @@ class Runner:
         elif place == "spill":
             self._stores[target] = Spilled(width, step.channels, self._dtype, self._folder)
         if step.normed:
-            self._statistics[target] = Statistics(step.channels)
+            self._statistics[target] = Statistics(step.channels, self._device)
 
     def _width(self, step: int) -> int:
         return self.line.side(step, self.task.width)
@@ -234,7 +234,7 @@ class Runner:
         slab[:, beside[0] + width :] = 0
         inside = slab[over[0] : over[0] + n, beside[0] : beside[0] + width]
         affine = self._affine(step) if step.norm is not None else None
-        at_once = max(1, BLOCK // (width * channels))
+        at_once = max(1, block_of(window) // (width * channels))
         for start in range(0, n, at_once):
             _activate(window[start : start + at_once], affine, step.before, inside[start : start + at_once])
         return slab

@@ -6,7 +6,7 @@ windows grow and shrink as spans say, chunks of stored rows come and go.
 
 from __future__ import annotations
 
-from vaekit.engine.strips.planning import OVERHEAD, Pass, Plan, Task, own_bytes, slab_bytes
+from vaekit.engine.strips.planning import Pass, Plan, Task, own_bytes, slab_bytes
 
 
 def simulated(plan: Plan) -> int:
@@ -29,7 +29,7 @@ class _Run:
     def go(self, one: Pass, last: frozenset[int]) -> None:
         task, target = self._task, one.sweep.target
         windows = one.sweep.capacities(one.rows)
-        fixed = OVERHEAD + task.held + sum(count * task.row_bytes(step) for step, count in windows.items())
+        fixed = task.overhead + task.held + sum(count * task.row_bytes(step) for step, count in windows.items())
         fixed += sum(task.weight_bytes(step) for step in one.sweep.computed)
         fixed += task.result if self._plan.places[target] == "result" else 0
         if self._plan.places[target] == "keep":

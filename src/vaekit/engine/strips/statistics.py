@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 BLOCK = 1 << 18
 """Numbers looked at together: they stay in the processor's cache, and few enough are added up in float32."""
+BLOCK_ON_GPU = 1 << 22
+"""Enough to keep one busy; PyTorch merges means and variances inside."""
 
 FAR = 8.0
 """A mean so many deviations from zero is subtracted first: inside one shift it would take digits away."""
@@ -43,19 +45,22 @@ class Affine(NamedTuple):
 
 
 class Statistics:
-    """Mean and sum of squared differences from it, per channel, merged in float64 (Chan, Golub & LeVeque 1983)."""
+    """Mean and sum of squared differences from it, per channel, merged in float64 (Chan, Golub & LeVeque 1983).
 
-    def __init__(self, channels: int):
+    On CUDA they stay on the device, so that no strip waits for it; other GPUs may have no float64.
+    """
+
+    def __init__(self, channels: int, device: torch.device):
         self._count = 0
-        self._mean = torch.zeros(channels, dtype=torch.float64)
-        self._squares = torch.zeros(channels, dtype=torch.float64)
+        where = device if device.type == "cuda" else torch.device("cpu")
+        self._mean, self._squares = torch.zeros(2, channels, dtype=torch.float64, device=where).unbind()
 
     def add(self, rows: Tensor) -> None:
         """rows: [n, width, channels]."""
         cells = rows.flatten(0, 1)
-        for block in torch.split(cells, max(1, BLOCK // cells.shape[1])):
-            mean, variance = _moments(block)
-            self._merge(block.shape[0], mean.double().cpu(), variance.double().cpu() * block.shape[0])
+        for block in torch.split(cells, max(1, block_of(rows) // cells.shape[1])):
+            mean, variance = (part.to(self._mean.device).double() for part in _moments(block))
+            self._merge(block.shape[0], mean, variance * block.shape[0])
 
     def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         total = self._count + count
@@ -70,8 +75,8 @@ class Statistics:
         mean = means.mean(1, keepdim=True)
         variance = (self._squares.view_as(means) / self._count + (means - mean).square()).mean(1, keepdim=True)
         inverse = (variance + norm.eps).rsqrt()
-        scale = norm.weight.double().cpu() * inverse.expand_as(means).flatten()
-        bias, middle = norm.bias.double().cpu(), mean.expand_as(means).flatten()
+        weight, bias = (part.to(means.device).double() for part in (norm.weight, norm.bias))
+        scale, middle = weight * inverse.expand_as(means).flatten(), mean.expand_as(means).flatten()
         if float((mean * inverse).abs().max()) > FAR:
             return Affine(*(part.float().to(device) for part in (middle, scale, bias)))
         return Affine(None, scale.float().to(device), (bias - middle * scale).float().to(device))
@@ -85,6 +90,11 @@ def _moments(cells: Tensor) -> tuple[Tensor, Tensor]:
     unused = torch.zeros(2, cells.shape[1])
     mean, variance = torch.batch_norm_update_stats(as_picture(cells.unsqueeze(1)), unused[0], unused[1], 0.0)
     return mean, variance
+
+
+def block_of(rows: Tensor) -> int:
+    """How many numbers are looked at together where these lie."""
+    return BLOCK_ON_GPU if rows.device.type == "cuda" else BLOCK
 
 
 def _one_call(rows: Tensor) -> bool:
