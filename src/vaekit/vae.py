@@ -20,6 +20,7 @@ from torch import Tensor
 from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
 from vaekit.engine.half import Half, Ration, Sink, Source, Told, rows_into, rows_of
+from vaekit.engine.mapped import give_back
 from vaekit.engine.placement import Placement
 from vaekit.engine.strips.budget import Memory, parse, settle
 from vaekit.engine.strips.calibration import calibrate
@@ -86,7 +87,9 @@ class VAE:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Hash of the weights; see vaekit.checkpoints.fingerprint."""
-        return fingerprint(self._state)
+        found = fingerprint(self._state)
+        give_back(self._state.values())
+        return found
 
     def describe(self) -> str:
         """One line: what it is and where it runs."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from vaekit.engine.fast import openvino
 from vaekit.engine.fast.fused import fusing
 from vaekit.engine.fast.whole import Whole
+from vaekit.engine.mapped import check, give_back
 from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
 from vaekit.engine.strips.budget import Budget, rounded_up
@@ -63,7 +64,8 @@ class Half:
     """A network with one half only. Results are float32, and never NaN.
 
     The weights are kept as they were read, so that a dtype that turned out too
-    narrow can be left for float32 without having lost anything.
+    narrow can be left for float32 without having lost anything. Where another dtype
+    runs they lie in their file alone, mapped, and take no memory.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Half:
         if self.engine == "reference":
             return _reference(self.network)
         if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
-            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            compiled = openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            give_back(self._state.values())
+            return compiled
         return Whole(self.network, self.line)
 
     @property
@@ -248,10 +252,13 @@ class Half:
 
     def _build(self) -> Network:
         network = self._bare()
+        check(self._state.values())
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
             state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
+        if not any(state[name] is tensor for name, tensor in self._state.items() if not name.startswith("bn.")):
+            give_back(self._state.values())
         return network.eval().requires_grad_(False)
 
     def _bare(self) -> Network:
