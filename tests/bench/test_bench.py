@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from vaekit.bench import Settings, peers, run
 from vaekit.bench.peers import Peer
+from vaekit.bench.subject import subject
+from vaekit.bench.timing import peak_bytes
 from vaekit.errors import OptionError, OutputError
 
 SMALL = Settings(vae="mini-tiny", directions=("decode",), side=64, rounds=2, memory=False, quick=True)
@@ -31,6 +34,12 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
     assert picture.read_text("utf-8").startswith("<svg")
     with pytest.raises(OutputError):
         write(result, tmp_path / "bench", force=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
+def test_peaks_of_memory_are_those_of_processes_that_load_a_file() -> None:
+    peak = peak_bytes(subject(None, "tiny", "decode"), "vaekit", 64, 1)
+    assert peak is not None and 50 * 2**20 < peak < 4 * 2**30
 
 
 def test_a_peer_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

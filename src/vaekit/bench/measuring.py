@@ -125,8 +125,7 @@ def _measure(result: Result, chosen: Subject, rates: dict[str, float], told: Cal
         peak = None
         if settings.memory:
             told(f"{chosen.direction}: memory of {name}")
-            where = (settings.side, settings.batch)
-            peak = peak_bytes(settings.vae, settings.kind, chosen.direction, name, *where)
+            peak = peak_bytes(chosen, name, settings.side, settings.batch)
         result.rows.append(
             _row(chosen, name, one, times, _decibels(outputs[name], reference), max(rates.values()), peak, settings)
         )
@@ -155,11 +154,7 @@ def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
     for side, batch in sizes[:2] if settings.quick else sizes:
         told(f"{chosen.direction}: {batch} of {side}×{side}")
         seconds, megapixels = timed(one, chosen.example(side, batch)), batch * side * side / 1e6
-        peak = (
-            peak_bytes(settings.vae, settings.kind, chosen.direction, vaekit.name, side, batch)
-            if settings.memory
-            else None
-        )
+        peak = peak_bytes(chosen, vaekit.name, side, batch) if settings.memory else None
         per = None if peak is None else peak / megapixels
         result.growth.append(Growth(chosen.direction, side, batch, seconds, seconds / megapixels, per))
 
