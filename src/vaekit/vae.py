@@ -195,7 +195,7 @@ class VAE:
 
     @property
     def _gains_by_batches(self) -> bool:
-        """Tiny networks, by a quarter. In a batch of others the last bits change, and from 256×256 on it is no quicker."""
+        """Tiny networks, by a quarter. In a batch of others the last bits change, and large ones are no quicker."""
         return self.config.kind == "tiny"
 
     def _most_together(self, picture: _Ready | VaekitError) -> int:
