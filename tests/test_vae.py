@@ -192,6 +192,63 @@ def test_latents_remember_the_vae_that_made_them() -> None:
     assert vae.fingerprint.vae != small_vae(state=random_state(SMALL_KL, seed=1)).fingerprint.vae
 
 
+def saved(folder: Path, *pictures: Image.Image) -> list[Path]:
+    paths = [folder / f"{number}.png" for number in range(len(pictures))]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    return paths
+
+
+@pytest.mark.parametrize(("config", "sample"), [(SMALL_KL, False), (SMALL_KL, True), (SMALL_TINY, False)])
+@pytest.mark.parametrize("memory", [None, "2GiB"])
+def test_many_pictures_come_out_in_order_as_each_alone(
+    config: KLConfig, sample: bool, memory: str | None, tmp_path: Path
+) -> None:
+    vae = small_vae(config)
+    sizes = [(16, 16)] * 3 + [(24, 8)] * 2 + [(16, 16)]
+    paths = saved(tmp_path, *(noise(*size).rotate(90 * turn, expand=False) for turn, size in enumerate(sizes)))
+    noise(16, 16, "RGBA").save(tmp_path / "clear.png")
+    paths.insert(2, tmp_path / "clear.png")
+    options: dict[str, object] = {"sample": sample, "seed": 3 if sample else None}
+    for path, one in zip(paths, vae.encode_many(paths, memory=memory, **options), strict=True):  # type: ignore[arg-type]
+        assert isinstance(one, Latents)
+        alone = vae.encode(path, **options)  # type: ignore[arg-type]
+        assert (one.size, one.vae, one.alpha is None) == (alone.size, alone.vae, alone.alpha is None)
+        assert torch.allclose(one.tensor, alone.tensor, atol=1e-6)
+
+
+def test_tiny_vaes_take_pictures_of_one_size_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    vae = small_vae(SMALL_TINY)
+    assert vae._encoder is not None
+    run = vae._encoder.run
+    monkeypatch.setattr(vae._encoder, "run", lambda shape, *rest: batches.append(shape[0]) or run(shape, *rest))
+    sizes = [(16, 16)] * 9 + [(8, 8), (16, 16), (16, 16)]
+    list(vae.encode_many(saved(tmp_path, *(noise(*size) for size in sizes))))
+    assert batches == [8, 1, 1, 2]
+
+
+def test_what_cannot_be_read_gives_its_error_in_its_place(tmp_path: Path) -> None:
+    good, cut, large, other = saved(tmp_path, noise(16, 16), noise(16, 16), noise(17, 16), noise(16, 16))
+    cut.write_bytes(cut.read_bytes()[:300])
+    paths = [good, tmp_path / "none.png", cut, large, other]
+    results = list(small_vae().encode_many(paths, max_pixels=16 * 16))
+    assert [type(one) for one in results] == [Latents, PictureError, PictureError, PictureError, Latents]
+    assert [path.name in str(error) for path, error in zip(paths[1:4], results[1:4], strict=True)] == [True] * 3
+
+
+def test_large_pictures_are_read_in_their_turn_and_not_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaekit.vae.READ_AHEAD", 16 * 16)
+    read: list[str] = []
+    reading = images.read
+    monkeypatch.setattr(images, "read", lambda path, **how: read.append(Path(path).name) or reading(path, **how))
+    results = small_vae().encode_many(saved(tmp_path, noise(16, 16), noise(16, 24), noise(16, 16)))
+    next(results)
+    assert "1.png" not in read
+    assert len(list(results)) == 2
+    assert sorted(read) == ["0.png", "1.png", "2.png"]
+
+
 def test_the_flux2_tiny_autoencoder_gives_the_published_quality(photos: list[Path], taef2: Path) -> None:
     """30.31 dB is what the original code gives on these pictures, in [0, 1] and before rounding to 8 bits."""
     vae = vaekit.load(taef2, dtype="float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from vaekit.bench import Settings, measuring, peers, run, timing
 from vaekit.bench.peers import Peer, Runs
-from vaekit.bench.subject import Subject
-from vaekit.bench.timing import alternate
+from vaekit.bench.subject import Subject, subject
+from vaekit.bench.timing import alternate, peak_bytes
 from vaekit.errors import OptionError, OutputError, ResourceError
 
 SMALL = Settings(vae="mini-tiny", directions=("decode",), device="cpu", sides=(64,), rounds=2, memory=False, quick=True)
@@ -41,6 +42,12 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
     assert picture.read_text("utf-8").startswith("<svg")
     with pytest.raises(OutputError):
         write(result, tmp_path / "bench", force=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
+def test_peaks_of_memory_are_those_of_processes_that_load_a_file() -> None:
+    peak = peak_bytes(subject(None, "tiny", "decode"), "vaekit", 64, 1)
+    assert peak is not None and 50 * 2**20 < peak < 4 * 2**30
 
 
 def test_a_peer_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

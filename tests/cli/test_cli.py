@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vaekit.families import family
 from vaekit.latents import Latents
 from vaekit.networks.kl import KL
 from vaekit.train.export import write_folder
+from vaekit.vae import VAE
 
 
 @pytest.fixture
@@ -144,6 +146,48 @@ def test_a_broken_picture_among_good_ones_is_told_and_the_others_go_on(
     assert "broken.png" in one_line(capsys.readouterr().err)
     assert Path("photo.latents.safetensors").exists()
     assert not Path("broken.latents.safetensors").exists()
+
+
+def test_a_folder_is_encoded_and_decoded_as_each_file_alone(
+    vae: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        Image.open("photo.png").rotate(90 * number).save(f"{number}.png")
+    Path("1.png").write_bytes(b"no picture")
+    main(["encode", "3.png", "--vae", vae, "-o", "alone.safetensors"])
+    capsys.readouterr()
+    assert main(["-q", "encode", "0.png", "1.png", "2.png", "3.png", "--vae", vae, "-o", "z", "--json"]) == 2
+    told = capsys.readouterr()
+    assert "1.png" in one_line(told.err)
+    assert [row["picture"] for row in json.loads(told.out)] == ["0.png", "2.png", "3.png"]
+    assert sorted(path.name for path in Path("z").iterdir()) == [f"{n}.latents.safetensors" for n in (0, 2, 3)]
+    assert torch.equal(Latents.load("z/3.latents.safetensors").tensor, Latents.load("alone.safetensors").tensor)
+    Path("z/2.latents.safetensors").write_bytes(b"no latents")
+    assert main(["-q", "decode", "z", "--vae", vae, "-o", "back"]) == 2
+    assert "2.latents" in one_line(capsys.readouterr().err)
+    assert [size_of(f"back/{name}.png") for name in "03"] == [(36, 20)] * 2
+    assert len(list(Path("back").iterdir())) == 2
+
+
+def test_an_interruption_leaves_whole_files_and_no_others(
+    vae: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        Image.open("photo.png").rotate(90 * number).save(f"{number}.png")
+    encode, done = VAE._encode_read, []
+
+    def interrupted(self: VAE, *rest: Any) -> Latents:
+        done.append(rest)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return encode(self, *rest)
+
+    monkeypatch.setattr(VAE, "_encode_read", interrupted)
+    assert main(["-q", "encode", *(f"{n}.png" for n in range(4)), "--vae", vae, "-o", "z"]) == 130
+    assert "interrupted" in one_line(capsys.readouterr().err)
+    written = sorted(path.name for path in Path("z").iterdir())
+    assert written == ["0.latents.safetensors", "1.latents.safetensors"]
+    assert all(Latents.load(f"z/{name}").size == (36, 20) for name in written)
 
 
 def test_nothing_is_overwritten_without_force(vae: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,8 +189,7 @@ def _measure(result: Result, chosen: Subject, peers: list[Peer], size: _Size, to
         peak = one.peak
         if size.device.type == "cpu" and result.settings.memory:
             told(f"{this}: memory of {name}")
-            where = (size.side, size.batch)
-            peak = peak_bytes(result.settings.vae, result.settings.kind, chosen.direction, name, *where)
+            peak = peak_bytes(chosen, name, size.side, size.batch)
         agreement = _decibels(one.output, reference.output)
         result.rows.append(_row(chosen, size, name, one, found.get(size.base), agreement, peak))
 
@@ -230,11 +229,7 @@ def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
     for side, batch in sizes[:2] if settings.quick else sizes:
         told(what(chosen.direction, side, batch))
         seconds, megapixels = timed(one, chosen.example(side, batch)), batch * side * side / 1e6
-        peak = (
-            peak_bytes(settings.vae, settings.kind, chosen.direction, vaekit.name, side, batch)
-            if settings.memory
-            else None
-        )
+        peak = peak_bytes(chosen, vaekit.name, side, batch) if settings.memory else None
         per = None if peak is None else peak / megapixels
         result.growth.append(Growth(chosen.direction, side, batch, seconds, seconds / megapixels, per))
 

@@ -122,8 +122,10 @@ class _Direction(nn.Module):
 
         config = diffusers_config(subject.config, FAMILY)
         chosen = getattr(diffusers, config["_class_name"])
-        self.vae = chosen.from_config({k: v for k, v in config.items() if not k.startswith("_")}).eval()
-        self.vae.load_state_dict(arrange(subject.state, subject.config, "diffusers"))
+        with torch.device("meta"):  # as its from_pretrained does
+            self.vae = chosen.from_config({k: v for k, v in config.items() if not k.startswith("_")}).eval()
+        self.vae.load_state_dict(arrange(subject.state, subject.config, "diffusers"), assign=True)
+        self.vae.float()
         self.decodes, self.kl = subject.direction == "decode", isinstance(subject.config, KLConfig)
         self.tiny_encode = not self.decodes and not self.kl
 

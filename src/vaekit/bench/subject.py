@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from vaekit.checkpoints.arrange import arrange
+from vaekit.checkpoints.read import read
 from vaekit.engine.strips.line import Direction, Line, line
 from vaekit.errors import OptionError
 from vaekit.families import family
-from vaekit.loading import load
+from vaekit.loading import find
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 from vaekit.networks.kl import KL
 from vaekit.networks.tiny import Tiny
@@ -24,12 +28,13 @@ FULL_SIZE: dict[str, NetworkConfig] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One direction of a network with its weights."""
+    """One direction of a network with its weights. source: what they were read from, where they are not random."""
 
     name: str
     config: NetworkConfig
     state: Mapping[str, Tensor]
     direction: Direction
+    source: str | None = None
 
     @property
     def line(self) -> Line:
@@ -43,6 +48,10 @@ class Subject:
             return torch.randn(batch, self.config.latent_channels, cells, cells, generator=noise)
         return torch.rand(batch, 3, side, side, generator=noise) * 2 - 1
 
+    def save(self, path: Path) -> None:
+        """The weights as a safetensors file, which `subject` takes for a VAE."""
+        save_file(arrange(self.state, self.config, "diffusers"), path)
+
     def operations(self, side: int, batch: int) -> float:
         """Multiplications and additions that it takes, with folded enlargement."""
         height, width = self.example(side, 1).shape[2:]
@@ -54,10 +63,11 @@ def subject(vae: str | None, kind: str, direction: str) -> Subject:
     if direction not in ("encode", "decode"):
         raise OptionError(f"a direction is encode or decode, not {direction!r}")
     if vae is not None:
-        loaded = load(vae)
-        if not (loaded.can_encode if direction == "encode" else loaded.can_decode):
+        weights = read(find(vae))
+        config = weights.identity.config
+        if not (config.has_encoder if direction == "encode" else config.has_decoder):
             raise OptionError(f"{vae} cannot {direction}")
-        return Subject(vae, loaded.config, loaded.weights, direction)  # type: ignore[arg-type]
+        return Subject(vae, config, weights.state, direction, vae)  # type: ignore[arg-type]
     if kind not in FULL_SIZE:
         raise OptionError(f"no kind of network is called {kind!r}; there are kl and tiny")
     config = FULL_SIZE[kind]

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from vaekit.bench.peers import Peer, Runs, installed
-from vaekit.bench.subject import subject
+from vaekit.bench.subject import Subject, subject
 from vaekit.errors import ResourceError
 
 SMALLEST, LONG = 256, 0.5
@@ -151,11 +152,23 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, side: int | None = Non
         size *= 2
 
 
-def peak_bytes(vae: str | None, kind: str, direction: str, name: str, side: int, batch: int) -> int | None:
-    """The most memory of a process that runs this peer twice on the CPU, with its making; None if nothing tells it."""
+def peak_bytes(chosen: Subject, name: str, side: int, batch: int) -> int | None:
+    """The most memory of a process that loads the weights from a file, makes this peer ready and runs it twice.
+
+    None where nothing tells it.
+    """
+    if chosen.source is not None:
+        return _peak_of_process(chosen.source, chosen.direction, name, side, batch)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "vae.safetensors"
+        chosen.save(path)
+        return _peak_of_process(str(path), chosen.direction, name, side, batch)
+
+
+def _peak_of_process(*what: str | int) -> int | None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(theirs, vae, kind, direction, name, side, batch))
+    process = context.Process(target=_peak, args=(theirs, *what))
     process.start()
     theirs.close()
     try:
@@ -166,10 +179,11 @@ def peak_bytes(vae: str | None, kind: str, direction: str, name: str, side: int,
         process.join()
 
 
-def _peak(pipe, vae, kind, direction, name, side, batch) -> None:  # type: ignore[no-untyped-def]
-    chosen = subject(vae, kind, direction)
+def _peak(pipe, path, direction, name, side, batch) -> None:  # type: ignore[no-untyped-def]
+    chosen = subject(path, "", direction)
     peer: Peer = next(peer for peer in installed(chosen, torch.device("cpu"), quick=False)[0] if peer.name == name)
     run, x = peer.make(chosen), chosen.example(side, batch)
+    del chosen  # nobody but the peer is to keep the weights
     for _ in range(2):
         timed(run, x)
     try:

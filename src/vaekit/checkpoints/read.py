@@ -77,7 +77,8 @@ def _refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
 
     for name, tensor in state.items():
         values = tensor if tensor.element_size() > 1 else tensor.to(torch.float32)
-        if not bool(torch.isfinite(values).all()):
+        # a finite sum has finite parts, and takes a tenth of the time
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             raise FileError(f"{path}: {name} holds NaN or infinite values; the file is broken")
 
 

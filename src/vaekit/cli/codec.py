@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
 
 from vaekit.cli import common
-from vaekit.errors import FamilyError, FileError
+from vaekit.errors import FamilyError, FileError, VaekitError
+from vaekit.overlap import AHEAD, attempt, beside
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from vaekit.latents import Latents
     from vaekit.vae import VAE
 
 log = logging.getLogger("vaekit")
 
+T = TypeVar("T")
 Sample = Annotated[bool, typer.Option("--sample", help="Draw from the posterior instead of taking its mean.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the draw, with --sample.")]
 
@@ -55,16 +61,15 @@ def encode(
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
     coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
-    report: list[dict[str, Any]] = []
 
-    def work(path: Path) -> None:
-        started = time.perf_counter()
-        with common.strips_bar("encoding", alone=len(paths) == 1) as told:
-            latents = coder.encode(path, memory=memory, progress=told, **options)
-        latents.save(goals[path], format="comfyui" if comfyui else None, scaled=not unscaled, force=force)
-        report.append({"picture": str(path), "latents": str(goals[path])} | _shapes(latents, started))
+    def save(made: _Made[Latents]) -> dict[str, Any]:
+        latents, goal = made.sound, goals[made.path]
+        latents.save(goal, format="comfyui" if comfyui else None, scaled=not unscaled, force=force)
+        return {"picture": str(made.path), "latents": str(goal)} | _shapes(latents, made.seconds)
 
-    code = common.each(paths, "encoding", work)
+    with common.strips_bar("encoding", alone=len(paths) == 1) as told:
+        encoded = _timed(paths, coder.encode_many(paths, memory=memory, progress=told, **options))
+        report, code = common.gather(beside(save, encoded, ahead=_ahead(memory)), len(paths), "encoding")
     _report(report, as_json, lambda row: f"{row['latents']}  {_text_of(row)}")
     raise typer.Exit(code)
 
@@ -100,26 +105,37 @@ def decode(
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
     coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
-    report: list[dict[str, Any]] = []
 
-    def work(path: Path) -> None:
-        from vaekit import images
+    ahead = _ahead(memory)
+    with common.strips_bar("decoding", alone=len(paths) == 1) as told:
+        how: dict[str, Any] = {"any_family": any_family, "memory": memory, "progress": told}
 
-        started = time.perf_counter()
-        loaded = load_latents(path, None if unscaled is None else not unscaled, coder)
-        written = common.numbered(goals[path], len(loaded.tensor))
-        with common.strips_bar("decoding", alone=len(paths) == 1) as told:
-            how: dict[str, Any] = {"any_family": any_family, "memory": memory, "progress": told}
+        def load(path: Path) -> Latents:
+            return load_latents(path, None if unscaled is None else not unscaled, coder)
+
+        def draw(path: Path, loaded: Latents | VaekitError) -> tuple[Latents, list[Image]]:
+            if isinstance(loaded, VaekitError):
+                raise loaded
             if _by_rows(loaded, goals[path]):
                 coder.decode_to(loaded, goals[path], force=force, **how)
-            else:
-                decoded = coder.decode(loaded, **how)
-                for picture, goal in zip(decoded if isinstance(decoded, list) else [decoded], written, strict=True):
-                    images.write(picture, goal, force=force)
-        report.extend({"latents": str(path), "picture": str(goal)} | _shapes(loaded, started) for goal in written)
+                return loaded, []
+            decoded = coder.decode(loaded, **how)
+            return loaded, decoded if isinstance(decoded, list) else [decoded]
 
-    code = common.each(paths, "decoding", work)
-    _report(report, as_json, lambda row: f"{row['picture']}  {_text_of(row)}")
+        def write(drawn: _Made[tuple[Latents, list[Image]]]) -> list[dict[str, Any]]:
+            from vaekit import images
+
+            loaded, pictures = drawn.sound
+            written = common.numbered(goals[drawn.path], len(loaded.tensor))
+            for picture, goal in zip(pictures, written, strict=False):  # none where it went into its file by rows
+                images.write(picture, goal, force=force)
+            told = {"latents": str(drawn.path)}
+            return [told | {"picture": str(goal)} | _shapes(loaded, drawn.seconds) for goal in written]
+
+        loaded = zip(paths, beside(load, paths, ahead=ahead), strict=True)
+        drawn = _timed(paths, (attempt(lambda pair: draw(*pair), pair) for pair in loaded))
+        reports, code = common.gather(beside(write, drawn, ahead=ahead), len(paths), "decoding")
+    _report([row for rows in reports for row in rows], as_json, lambda row: f"{row['picture']}  {_text_of(row)}")
     raise typer.Exit(code)
 
 
@@ -164,6 +180,34 @@ def roundtrip(
     code = common.each(paths, "there and back", work)
     _print_quality(report, as_json)
     raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class _Made(Generic[T]):
+    """What came of one file, and the seconds for which everything waited for it."""
+
+    path: Path
+    outcome: T | VaekitError
+    seconds: float
+
+    @property
+    def sound(self) -> T:
+        """Raises the error, where it is one."""
+        if isinstance(self.outcome, VaekitError):
+            raise self.outcome
+        return self.outcome
+
+
+def _timed(paths: Sequence[Path], outcomes: Iterable[T | VaekitError]) -> Iterator[_Made[T]]:
+    started = time.perf_counter()
+    for path, outcome in zip(paths, outcomes, strict=True):
+        yield _Made(path, outcome, time.perf_counter() - started)
+        started = time.perf_counter()
+
+
+def _ahead(memory: str | None) -> int:
+    """Results that may lie in memory beside the one that is being made: none where memory is told."""
+    return AHEAD if memory is None else 0
 
 
 def _by_rows(latents: Latents, goal: Path) -> bool:
@@ -211,13 +255,12 @@ def _limit(options: dict[str, Any]) -> dict[str, int]:
     return {"max_pixels": options["max_pixels"]} if "max_pixels" in options else {}
 
 
-def _shapes(latents: Latents, started: float) -> dict[str, Any]:
-    seconds = round(time.perf_counter() - started, 3)
+def _shapes(latents: Latents, seconds: float) -> dict[str, Any]:
     return {
         "size": list(latents.size),
         "shape": list(latents.tensor.shape),
         "family": latents.family.name,
-        "seconds": seconds,
+        "seconds": round(seconds, 3),
     }
 
 

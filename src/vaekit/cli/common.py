@@ -14,6 +14,7 @@ import typer
 
 from vaekit.errors import OptionError, VaekitError
 from vaekit.files import check_target
+from vaekit.overlap import attempt
 
 if TYPE_CHECKING:
     from vaekit.engine.strips.running import Progress as StripProgress
@@ -140,25 +141,29 @@ def each(items: Sequence[T], what: str, work: Callable[[T], None]) -> int:
 
     A single item's error is left to the caller, so that it is told once.
     """
-    if len(items) == 1:
-        work(items[0])
-        return 0
-    code = 0
-    for item in track(items, what):
-        try:
-            work(item)
-        except VaekitError as error:
-            print(f"vaekit: {error}", file=sys.stderr)
-            code = max(code, error.exit_code)
-    return code
+    return gather((attempt(work, item) for item in items), len(items), what)[1]
 
 
-def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, with a progress bar on standard error that goes when it is done."""
+def gather(results: Iterable[T | VaekitError], count: int, what: str) -> tuple[list[T], int]:
+    """What comes of `count` items, with a progress bar, and the exit code; errors as in `each`."""
+    good, code = [], 0
+    for result in track(results, what, count) if count > 1 else results:
+        if not isinstance(result, VaekitError):
+            good.append(result)
+        elif count == 1:
+            raise result
+        else:
+            print(f"vaekit: {result}", file=sys.stderr)
+            code = max(code, result.exit_code)
+    return good, code
+
+
+def track(items: Iterable[T], what: str, count: int | None = None) -> Iterator[T]:
+    """The items, `count` of them, with a progress bar on standard error that goes when it is done."""
     from rich.console import Console
     from rich.progress import track as rich_track
 
-    yield from rich_track(items, what, console=Console(stderr=True), transient=True)
+    yield from rich_track(items, what, count, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

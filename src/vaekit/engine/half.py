@@ -18,6 +18,7 @@ from vaekit.engine.fast.gpu import WholeOnGPU
 from vaekit.engine.fast.graphs import SHARE, Graphs
 from vaekit.engine.fast.norms import norms
 from vaekit.engine.fast.whole import Whole
+from vaekit.engine.mapped import check, give_back
 from vaekit.engine.placement import Engine
 from vaekit.engine.strips import planning
 from vaekit.engine.strips.budget import Budget, rounded_up
@@ -66,7 +67,8 @@ class Half:
     """A network with one half only. Results are float32, and never NaN.
 
     The weights are kept as they were read, so that a dtype that turned out too
-    narrow can be left for float32 without having lost anything.
+    narrow can be left for float32 without having lost anything. Where another dtype
+    runs they lie in their file alone, mapped, and take no memory.
     """
 
     def __init__(
@@ -106,7 +108,9 @@ class Half:
         if self.engine == "reference":
             return _reference(self.network)
         if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
-            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            compiled = openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            give_back(self._state.values())
+            return compiled
         if self.device.type == "cuda":
             return Graphs(WholeOnGPU(self.network, self.line, norms(self.device)))
         return Whole(self.network, self.line)
@@ -265,10 +269,13 @@ class Half:
 
     def _build(self) -> Network:
         network = self._bare()
+        check(self._state.values())
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
             state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
+        if not any(state[name] is tensor for name, tensor in self._state.items() if not name.startswith("bn.")):
+            give_back(self._state.values())
         return network.eval().requires_grad_(False)
 
     def _bare(self) -> Network:

@@ -17,7 +17,7 @@ from vaekit.images.channels import from_decoded
 from vaekit.images.decoding import decode
 from vaekit.images.formats import FORMATS
 from vaekit.images.pictures import Pictures
-from vaekit.images.wording import one_line
+from vaekit.images.wording import one_line, printable
 
 DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow itself starts to refuse
 
@@ -47,8 +47,8 @@ def from_image(image: Image.Image, name: str, max_pixels: int) -> Pictures:
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height as the header of a picture's file tells them, before it is turned. Raises PictureError."""
-    name = os.fspath(path)
-    with open_regular(name, name) as file, damage_told(name), pillow(None):
+    name = printable(os.fspath(path))
+    with open_regular(os.fspath(path), name) as file, damage_told(name), pillow(None):
         return Image.open(file, formats=FORMATS).size
 
 
