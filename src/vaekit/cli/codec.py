@@ -40,6 +40,7 @@ def encode(
     memory: common.Memory = None,
     attention_window: common.Window = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -53,7 +54,7 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality, attention_window)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 
@@ -88,6 +89,7 @@ def decode(
     memory: common.Memory = None,
     attention_window: common.Window = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -99,7 +101,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality, attention_window)
     report: list[dict[str, Any]] = []
 
     def work(path: Path) -> None:
@@ -140,6 +142,7 @@ def roundtrip(
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -153,7 +156,7 @@ def roundtrip(
 
     paths = images.find(pictures)
     goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 

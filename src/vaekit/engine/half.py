@@ -75,13 +75,16 @@ class Half:
         dtype: torch.dtype,
         device: torch.device,
         engine: Engine = "torch",
+        ranges: openvino.Ranges | None = None,
     ):
+        """ranges: what OpenVINO computes in int8 (vaekit.engine.int8) when pictures are run in one piece."""
         self.direction = direction
         self.config = _one_half(config, direction)
         self._state = {name: state[name] for name in self.config.shapes()}
         self.device = device
         self.dtype = dtype
         self.engine = engine
+        self._ranges = ranges
         self._network: Network | None = None
         self._whole: Callable[[Tensor], Tensor] | None = None
 
@@ -103,8 +106,13 @@ class Half:
         if self.engine == "reference":
             return _reference(self.network)
         if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
-            return openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            return openvino.compiled(self.line, self.bare(), self._state, self.dtype, self._ranges)
         return Whole(self.network, self.line)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """As they were read, not to be changed."""
+        return self._state
 
     @property
     def line(self) -> Line:
@@ -244,17 +252,17 @@ class Half:
             self.direction,
         )
         self.dtype = torch.float32
-        self._network = self._whole = None
+        self._network = self._whole = self._ranges = None
 
     def _build(self) -> Network:
-        network = self._bare()
+        network = self.bare()
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
             state = {name: self._placed(name, tensor) for name, tensor in self._state.items()}
         network.load_state_dict(state, assign=True)
         return network.eval().requires_grad_(False)
 
-    def _bare(self) -> Network:
+    def bare(self) -> Network:
         """The plain network without weights."""
         with torch.device("meta"):
             return KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)
