@@ -167,7 +167,7 @@ def test_openvino_gives_what_the_plain_network_gives(
 
 @pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
 @pytest.mark.parametrize("direction", get_args(Direction))
-@pytest.mark.parametrize("config", [NETWORKS[0], *NETWORKS[-2:]], ids=["kl", "tiny", "tiny, pooled"])
+@pytest.mark.parametrize("config", [NETWORKS[0], NETWORKS[-1]], ids=["kl", "tiny, pooled"])
 def test_openvino_in_int8_is_near_the_plain_network(config: NetworkConfig, direction: Direction) -> None:
     """Each convolution by itself, biases and none, and all together."""
     plain = half(config, direction, "reference")

@@ -2,8 +2,8 @@
 
 The graph is written step by step, with the same folding as in `whole`; nothing
 is traced, and its sizes stay open. OpenVINO chooses the layouts and fuses. The
-full-size decoder is written and compiled in about 0.4 s, so that keeping
-compiled graphs on the disk, 100 MB each, would not pay.
+full-size decoder is written and compiled in less than a second, also in int8, so
+that keeping compiled graphs on the disk, 100 MB each, would not pay.
 """
 
 from __future__ import annotations
