@@ -59,7 +59,7 @@ def settle(half: Half, fingerprint: str, inputs: Callable[[], Sequence[Tensor]])
         ranges = {str(name): (float(low), float(high)) for name, (low, high) in kept["ranges"].items()}
         if ranges.keys() <= {step.name for step in half.line.steps}:
             return Int8(ranges, int(kept["of"]), float(kept["decibels"]))
-    log.info("calibrating int8 to %s on the sample photos; that is done once", half.direction)
+    log.info("calibrating int8 to %s on the sample photos; done once, minutes for a large network", half.direction)
     found = _Calibration(half, inputs()).best()
     with suppress(OutputError), atomic_write(path, force=True) as part:  # a cache not written costs time, nothing else
         part.write_text(json.dumps(vars(found)), "utf-8")
