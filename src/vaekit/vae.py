@@ -19,7 +19,8 @@ from torch import Tensor
 
 from vaekit import images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
-from vaekit.engine.half import Half, Ration, Sink, Source, Told, rows_into, rows_of
+from vaekit.engine.half import Direction, Half, Ration, Sink, Source, Told, rows_into, rows_of
+from vaekit.engine.int8 import Int8
 from vaekit.engine.mapped import give_back
 from vaekit.engine.placement import Placement
 from vaekit.engine.strips.budget import Memory, parse, settle
@@ -57,19 +58,35 @@ class VAE:
     """
 
     def __init__(
-        self, name: str, family: Family, config: NetworkConfig, state: Mapping[str, Tensor], placement: Placement
+        self,
+        name: str,
+        family: Family,
+        config: NetworkConfig,
+        state: Mapping[str, Tensor],
+        placement: Placement,
+        int8: Mapping[Direction, Int8] | None = None,
     ):
+        """int8: how each half is run in int8 (vaekit.engine.int8)."""
         self.name = name
         self.family = family
         self.config = config
         self.placement = placement = placement.suited_to(config)
         self._state = state
+        self._int8 = int8 or {}
         self._encoder = self._half("encode", placement.encode_dtype) if config.has_encoder else None
         self._decoder = self._half("decode", placement.decode_dtype) if config.has_decoder else None
 
-    def _half(self, direction: Literal["encode", "decode"], dtype: torch.dtype) -> Half:
-        placement = self.placement
-        return Half(direction, self.config, self._state, dtype=dtype, device=placement.device, engine=placement.engine)
+    def _half(self, direction: Direction, dtype: torch.dtype) -> Half:
+        placement, int8 = self.placement, self._int8.get(direction)
+        return Half(
+            direction,
+            self.config,
+            self._state,
+            dtype=dtype,
+            device=placement.device,
+            engine=placement.engine,
+            ranges=None if int8 is None else int8.ranges,
+        )
 
     @property
     def can_encode(self) -> bool:
@@ -98,6 +115,7 @@ class VAE:
             f"{self.name}: {self.config.kind} VAE of {self.family.name}, {self.family.latent_channels} channels, "
             f"1/{self.family.downscale} of the side, {self.parameters / 1e6:.1f} M parameters"
             f"{halves[self.can_encode, self.can_decode]}; on {self.placement}"
+            + "".join(f"; {direction}: {int8}" for direction, int8 in self._int8.items())
         )
 
     def __repr__(self) -> str:

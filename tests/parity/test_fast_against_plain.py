@@ -165,6 +165,21 @@ def test_openvino_gives_what_the_plain_network_gives(
     torch.testing.assert_close(fast.mean, plain.mean, rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("direction", get_args(Direction))
+@pytest.mark.parametrize("config", [NETWORKS[0], NETWORKS[-1]], ids=["kl", "tiny, pooled"])
+def test_openvino_in_int8_is_near_the_plain_network(config: NetworkConfig, direction: Direction) -> None:
+    """Each convolution by itself, biases and none, and all together."""
+    plain = half(config, direction, "reference")
+    x = noise(1, 4 if direction == "decode" else 3, 16, 16)
+    (expected,), ranges = openvino.observed(plain.line, plain.bare(), plain.weights, [x])
+    reach = float(expected.max() - expected.min())
+    for chosen in (*({name: ends} for name, ends in ranges.items()), ranges):
+        run = openvino.compiled(plain.line, plain.bare(), plain.weights, torch.float32, chosen)
+        found = decibels(run(x), expected, reach)
+        assert 30 <= found < 110, chosen
+
+
 def test_openvino_refuses_what_it_cannot_run() -> None:
     if not openvino.available():
         with pytest.raises(OptionError, match="not installed"):

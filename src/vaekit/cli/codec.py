@@ -46,6 +46,7 @@ def encode(
     memory: common.Memory = None,
     attention_window: common.Window = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def encode(
 
     paths = images.find(pictures)
     goals = common.targets(paths, output, ".latent" if comfyui else ".latents.safetensors", force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality, attention_window)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
 
     def save(made: _Made[Latents]) -> dict[str, Any]:
@@ -93,6 +94,7 @@ def decode(
     memory: common.Memory = None,
     attention_window: common.Window = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -104,7 +106,7 @@ def decode(
     """
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, attention_window)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality, attention_window)
 
     ahead = _ahead(memory)
     with common.strips_bar("decoding", alone=len(paths) == 1) as told:
@@ -156,6 +158,7 @@ def roundtrip(
     dtype: common.DtypeName = None,
     memory: common.Memory = None,
     engine: common.EngineName = "auto",
+    quality: common.QualityName = "full",
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
@@ -169,7 +172,7 @@ def roundtrip(
 
     paths = images.find(pictures)
     goals = common.picture_targets(paths, output, ".roundtrip.png", force=force) if output else {}
-    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine)
+    coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality)
     options = {"sample": sample, "seed": seed, **common.picture_options(alpha, max_pixels)}
     report: list[dict[str, Any]] = []
 

@@ -80,13 +80,16 @@ class Half:
         dtype: torch.dtype,
         device: torch.device,
         engine: Engine = "torch",
+        ranges: openvino.Ranges | None = None,
     ):
+        """ranges: what OpenVINO computes in int8 (vaekit.engine.int8) when pictures are run in one piece."""
         self.direction = direction
         self.config = _one_half(config, direction)
         self._state = {name: state[name] for name in self.config.shapes()}
         self.device = device
         self.dtype = dtype
         self.engine = engine
+        self._ranges = ranges
         self._network: Network | None = None
         self._whole: Callable[[Tensor], Tensor] | None = None
 
@@ -108,12 +111,17 @@ class Half:
         if self.engine == "reference":
             return _reference(self.network)
         if self.engine == "openvino" and self.line.padding == "zeros" and self.dtype in openvino.HINTS:
-            compiled = openvino.compiled(self.line, self._bare(), self._state, self.dtype)
+            compiled = openvino.compiled(self.line, self.bare(), self._state, self.dtype, self._ranges)
             give_back(self._state.values())
             return compiled
         if self.device.type == "cuda":
             return Graphs(WholeOnGPU(self.network, self.line, norms(self.device)))
         return Whole(self.network, self.line)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """As they were read, not to be changed."""
+        return self._state
 
     @property
     def line(self) -> Line:
@@ -265,10 +273,10 @@ class Half:
             self.direction,
         )
         self.dtype = torch.float32
-        self._network = self._whole = None
+        self._network = self._whole = self._ranges = None
 
     def _build(self) -> Network:
-        network = self._bare()
+        network = self.bare()
         check(self._state.values())
         with _enough_memory(f"hold the {self.direction}r in {self.dtype} on {self.device}"):
             # FLUX.2's statistics are applied in float32 whatever the network runs in
@@ -278,7 +286,7 @@ class Half:
             give_back(self._state.values())
         return network.eval().requires_grad_(False)
 
-    def _bare(self) -> Network:
+    def bare(self) -> Network:
         """The plain network without weights."""
         with torch.device("meta"):
             return KL(self.config) if isinstance(self.config, KLConfig) else Tiny(self.config)

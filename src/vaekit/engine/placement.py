@@ -28,6 +28,8 @@ Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
 """auto: settled with the network and the device; torch: optimised PyTorch, on a GPU with Triton and CUDA graphs;
 openvino: its graph; reference: the plain network."""
+Quality = Literal["full", "fast"]
+"""full: nothing to be seen is lost; fast: int8 on a CPU, at least 40 dB against float32."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Placement:
     why: str
     engine: Engine = "torch"
     asked: bool = True
+    quality: Quality = "full"
 
     def suited_to(self, config: NetworkConfig) -> Placement:
         """The same for a network of this kind. Raises OptionError where the engine asked for cannot run it.
@@ -53,7 +56,9 @@ class Placement:
             raise OptionError(
                 "OpenVINO runs networks with zeros as padding in float32 or bfloat16; engine torch runs it"
             )
-        if self.asked or config.kind != "tiny" or self.encode_dtype != torch.bfloat16:
+        if self.quality == "fast" and isinstance(config, KLConfig) and config.attention_window is not None:
+            raise OptionError("quality fast runs pictures in one piece, and an attention window needs strips")
+        if self.asked or self.quality == "fast" or config.kind != "tiny" or self.encode_dtype != torch.bfloat16:
             return placement
         return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, but not of a tiny encoder")
 
@@ -75,16 +80,25 @@ def place(
     encode_dtype: Dtype | None = None,
     decode_dtype: Dtype | None = None,
     engine: str = "auto",
+    quality: str = "full",
 ) -> Placement:
     """Settle device, dtypes and engine; `dtype` stands for both directions, the other two for one each.
 
     engine: "auto" picks the fastest that is there; "reference" is the plain
-    network, in float32 unless a dtype is asked for.
+    network, in float32 unless a dtype is asked for. quality: "fast" is int8 with
+    OpenVINO; the dtypes are then of what is not in int8.
 
     Raises OptionError for names that mean nothing and devices that are not here.
     """
     where = _pick_device(device)
-    chosen = _pick_engine(engine, where)
+    chosen = _pick_engine(_engine_for(quality, engine), where)
+    placement = _placed(where, chosen, dtype, encode_dtype, decode_dtype)
+    return replace(placement, quality=quality)  # type: ignore[arg-type]
+
+
+def _placed(
+    where: torch.device, chosen: Engine, dtype: Dtype | None, encode_dtype: Dtype | None, decode_dtype: Dtype | None
+) -> Placement:
     encode, decode, why = _default_dtypes(where, chosen)
     asked = bool(dtype or encode_dtype or decode_dtype)
     if not asked and (usual := os.environ.get(USUAL_DTYPE)):
@@ -124,6 +138,16 @@ def _pick_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
+def _engine_for(quality: str, engine: str) -> str:
+    if quality not in get_args(Quality):
+        raise OptionError(f"no quality is called {quality!r}; there are {' and '.join(get_args(Quality))}")
+    if quality == "full":
+        return engine
+    if engine not in ("auto", "openvino"):
+        raise OptionError(f"quality fast is int8 with OpenVINO; with engine {engine} it would do nothing")
+    return "openvino"
+
+
 def _pick_engine(engine: str, device: torch.device) -> Engine:
     """On Apple's GPUs nothing but the plain network was ever tried."""
     if engine not in get_args(Engine):
@@ -131,7 +155,7 @@ def _pick_engine(engine: str, device: torch.device) -> Engine:
     if engine == "auto" and device.type == "mps":
         return "reference"
     if engine == "openvino" and device.type != "cpu":
-        raise OptionError(f"OpenVINO runs on the CPU here, not on {device}")
+        raise OptionError(f"OpenVINO, which quality fast needs too, runs on the CPU here, not on {device}")
     if engine == "openvino" and not openvino.available():
         raise OptionError("OpenVINO is not installed: pip install 'vaekit[openvino]'")
     return engine  # type: ignore[return-value]
