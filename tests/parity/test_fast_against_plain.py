@@ -166,6 +166,18 @@ def test_openvino_gives_what_the_plain_network_gives(
 
 
 @pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
+def test_openvino_folds_weights_of_half_precision_in_float32() -> None:
+    config = NETWORKS[-2]
+    state = {name: tensor.half() for name, tensor in random_state(config).items()}
+    z = noise(1, 4, 5, 6)
+    fast, plain = (
+        Half("decode", config, state, dtype=torch.float32, device=torch.device("cpu"), engine=engine).decode(z)
+        for engine in ("openvino", "reference")
+    )
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
 @pytest.mark.parametrize("direction", get_args(Direction))
 @pytest.mark.parametrize("config", [NETWORKS[0], NETWORKS[-1]], ids=["kl", "tiny, pooled"])
 def test_openvino_in_int8_is_near_the_plain_network(config: NetworkConfig, direction: Direction) -> None:

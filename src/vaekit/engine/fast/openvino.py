@@ -140,7 +140,7 @@ class _Writer:
         return self._biased(name, self._ops.convolution(x, weight, [stride] * 2, [before] * 2, [after] * 2, [1, 1]))
 
     def _enlarged(self, step: Step, x: Node) -> Node:
-        weight = self._weight(step.name, fold(self._state[f"{step.name}.weight"]), out=1)
+        weight = self._weight(step.name, fold(self._state[f"{step.name}.weight"].float()), out=1)
         x = self._rounded(step.name, x, centred=True)  # OpenVINO has no transposed one in int8 otherwise
         enlarged = self._ops.convolution_backprop_data(x, weight, strides=[2, 2], pads_begin=[1, 1], pads_end=[1, 1])
         return self._biased(step.name, enlarged)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,13 +182,12 @@ class Runner:
             out.mul_(2).sub_(1)
 
     def _begin(self, step: Step, rows: Rows, out: Tensor) -> None:
-        """Fill `out` with what the convolution is added to."""
-        if step.residual is None:
+        """Fill `out` with what the convolution is added to. A shortcut comes after it, as in one piece: half precision
+        rounds the other order to other numbers, 0.2 dB farther from float32 for one network."""
+        if step.residual is None or step.shortcut is not None:
             out.zero_()
-        elif step.shortcut is None:
-            out.copy_(self._windows[step.residual].rows(*rows))
         else:
-            _point_into(self._windows[step.residual].rows(*rows), self._conv(step.shortcut), out)
+            out.copy_(self._windows[step.residual].rows(*rows))
 
     def _convolve(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         conv, relu = self._conv(step.name), step.after == "relu"
@@ -216,7 +216,13 @@ class Runner:
         picture, into = as_picture(slab), as_picture(out)
         if place not in self._weights:
             self._weights[place] = [packed(conv.weight, picture, stride=stride, pad=(0, pad))]
-        add_convolved(into, picture, self._weights[place][0], conv.bias, stride=stride, pad=(0, pad), relu=relu)
+        short = None if step.shortcut is None else self._conv(step.shortcut)
+        how: dict[str, Any] = {"stride": stride, "pad": (0, pad), "relu": relu and short is None}
+        add_convolved(into, picture, self._weights[place][0], conv.bias, **how)
+        if short is not None:
+            assert step.residual is not None
+            added = as_picture(self._windows[step.residual].rows(*rows))
+            add_convolved(into, added, short.weight, short.bias, relu=relu)
 
     def _activated(self, step: Step, rows: Rows, over: Rows = (0, 0), beside: Rows = (0, 0)) -> Tensor:
         """Rows of the source, normalised and activated, with rows of zeros above and below and columns beside.
