@@ -160,7 +160,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 
 SIGNALLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 from vaekit.generate import sampling
 real = sampling._check
 def slow(x, number, *rest):

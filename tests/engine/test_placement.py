@@ -56,5 +56,5 @@ def test_reference_is_the_plain_network_in_float32_on_a_gpu_too(monkeypatch: pyt
     on_a_gpu_with(monkeypatch, bfloat16=True, triton=True)
     plain = place(engine="reference").suited_to(SMALL_KL)
     assert plain.engine == "reference" and plain.encode_dtype == plain.decode_dtype == torch.float32
-    with pytest.raises(OptionError, match="OpenVINO runs on the CPU"):
+    with pytest.raises(OptionError, match="runs on the CPU here, not on cuda"):
         place(engine="openvino")

@@ -123,7 +123,7 @@ def test_the_steps_of_the_last_generation_are_watched(page: Any) -> None:
     before = page.locator("#watch-estimate").get_attribute("src")
     page.locator("#watch-step").fill("3")
     page.get_by_text("Step 4 of 5").wait_for()
-    page.wait_for_function("before => document.getElementById('watch-estimate').src !== before", arg=before)
+    page.locator(f"#watch-estimate:not([src='{before}'])").wait_for(state="attached")
     page.get_by_role("button", name="Play").click()
     page.get_by_text("Step 5 of 5").wait_for()
 
@@ -156,7 +156,7 @@ def test_a_preference_is_stored_and_a_vae_is_baked_and_extracted(page: Any) -> N
 def test_a_mask_is_painted_and_the_rest_stays(page: Any) -> None:
     first = draw(page)
     page.get_by_role("button", name="Send to img2img").click()
-    page.wait_for_function("document.getElementById('brush').width === 32")
+    page.locator("#brush[width='32']").wait_for(state="attached")
     page.locator("#brush").scroll_into_view_if_needed()
     place = page.locator("#brush").bounding_box()
     x, y, side = place["x"], place["y"], place["width"]
@@ -341,5 +341,5 @@ def test_a_picture_by_its_address_is_offered_where_the_server_fetches(
     page.get_by_text("VAE: Automatic → mini").wait_for()
     page.locator("#begin-url").fill("https://pictures.test/a.png")
     page.locator("#begin-fetch").click()
-    page.wait_for_function("document.getElementById('brush').width === 32")
+    page.locator("#brush[width='32']").wait_for(state="attached")
     assert draw(page)
