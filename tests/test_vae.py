@@ -238,7 +238,7 @@ def test_what_cannot_be_read_gives_its_error_in_its_place(tmp_path: Path) -> Non
 
 
 def test_large_pictures_are_read_in_their_turn_and_not_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaekit.vae.READ_AHEAD", 16 * 16)
+    monkeypatch.setattr("vaekit.batches.READ_AHEAD", 16 * 16)
     read: list[str] = []
     reading = images.read
     monkeypatch.setattr(images, "read", lambda path, **how: read.append(Path(path).name) or reading(path, **how))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vaekit import images
+from vaekit import batches, images
 from vaekit.checkpoints.fingerprint import Fingerprint, fingerprint
 from vaekit.engine.half import Direction, Half, Ration, Sink, Source, Told, rows_into, rows_of
 from vaekit.engine.int8 import Int8
@@ -32,7 +32,6 @@ from vaekit.families import Family
 from vaekit.latents import Latents
 from vaekit.networks.config import KLConfig, NetworkConfig
 from vaekit.networks.moments import Moments
-from vaekit.overlap import AHEAD, attempt, beside, grouped
 
 if TYPE_CHECKING:
     from vaekit.drop_in import DropIn
@@ -41,14 +40,6 @@ log = logging.getLogger("vaekit")
 
 Output = images.Output
 Decoded = Image.Image | list[Image.Image] | npt.NDArray[np.uint8] | Tensor
-
-_Ready = images.Pictures | Callable[[], Latents]
-"""A picture that was read, or how one is encoded that is read only then."""
-
-READ_AHEAD = 1 << 21
-"""Pixels; beside what a larger picture takes the network, reading it is nothing, and it lies in memory for long."""
-TOGETHER, BATCH = 1 << 19, 8
-"""Pixels, and pictures, that run at once where that is quicker."""
 
 
 class VAE:
@@ -125,7 +116,7 @@ class VAE:
 
     def encode(
         self,
-        pictures: images.PictureSource | list[images.PictureSource],
+        pictures: images.PictureSource | list[images.PictureSource] | images.Pictures,
         *,
         sample: bool = False,
         seed: int | None = None,
@@ -137,8 +128,8 @@ class VAE:
         """Encode a picture, or several of one size.
 
         pictures: path, PIL picture, numpy array (uint8, uint16, or float in
-        [0, 1]), tensor ([B, 3, H, W] in [-1, 1] or uint8), or a list of them. Any
-        size from 1×1: padded by reflection to a multiple of the downscale.
+        [0, 1]), tensor ([B, 3, H, W] in [-1, 1] or uint8), a list of them, or what
+        `images.read` made of these. Any size from 1×1: padded by reflection to a multiple of the downscale.
         sample: draw from the posterior instead of taking its mean; picture i is
         drawn with seed + i. alpha: "keep" puts transparency aside into the
         latents, a colour composites on it. max_pixels: larger files are refused.
@@ -155,12 +146,10 @@ class VAE:
         if isinstance(pictures, str | os.PathLike) and (rows := images.open_rows(pictures, max_pixels=max_pixels)):
             with rows:
                 return self._encode_rows(rows, sample, seed, memory, progress)
-        read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
-        return self._encode_read(read, sample, seed, memory, progress)
-
-    def _encode_read(
-        self, read: images.Pictures, sample: bool, seed: int | None, memory: Memory, progress: Told | None
-    ) -> Latents:
+        if isinstance(pictures, images.Pictures):
+            read = pictures
+        else:
+            read = images.read(pictures, alpha=alpha, max_pixels=max_pixels)
         for note in read.notes:
             log.info("%s", note)
         pixels = images.pad(read.pixels, self.family.downscale)
@@ -191,52 +180,20 @@ class VAE:
         if self._encoder is None:
             raise VaekitError(f"{self.name} has no encoder; it only decodes")
         self._check_sampling(sample, seed)
-        how = (sample, seed, memory, progress)
-
-        def read(picture: images.PictureSource) -> _Ready:
-            if isinstance(picture, str | os.PathLike) and math.prod(images.size_of(picture)) <= READ_AHEAD:
-                return images.read(picture, alpha=alpha, max_pixels=max_pixels)
-            return partial(
-                self.encode,
-                picture,
-                sample=sample,
-                seed=seed,
-                alpha=alpha,
-                max_pixels=max_pixels,
-                memory=memory,
-                progress=progress,
-            )
-
-        ahead = 0 if memory is not None else BATCH if self._gains_by_batches else AHEAD
-        for group in grouped(beside(read, pictures, ahead=ahead), self._most_together, _alike):
-            yield from self._encode_group(group, how)
+        read = {"alpha": alpha, "max_pixels": max_pixels}
+        how = {"sample": sample, "seed": seed, "memory": memory, "progress": progress}
+        return batches.encoded(
+            partial(self.encode, **read, **how),  # type: ignore[arg-type]
+            pictures,
+            read=partial(images.read, **read),  # type: ignore[arg-type]
+            in_turn=memory is not None,
+            together=self._gains_by_batches,
+        )
 
     @property
     def _gains_by_batches(self) -> bool:
         """Tiny networks, by a quarter. In a batch of others the last bits change, and large ones are no quicker."""
         return self.config.kind == "tiny"
-
-    def _most_together(self, picture: _Ready | VaekitError) -> int:
-        """Of a picture's size; those of which there is something to tell, or to put aside, go alone."""
-        if not self._gains_by_batches or not isinstance(picture, images.Pictures) or not _plain(picture):
-            return 1
-        return max(1, min(BATCH, TOGETHER // math.prod(picture.size)))
-
-    def _encode_group(
-        self, group: list[_Ready | VaekitError], how: tuple[bool, int | None, Memory, Told | None]
-    ) -> Iterator[Latents | VaekitError]:
-        """Pictures of one size; or one thing alone, which may be an error that is handed on."""
-        if len(group) > 1:
-            pixels = torch.cat([one.pixels for one in group if isinstance(one, images.Pictures)])
-            together = attempt(lambda whole: self._encode_read(whole, *how), images.Pictures(pixels, None, ()))
-            if not isinstance(together, VaekitError):
-                yield from together
-                return
-        for one in group:
-            if isinstance(one, images.Pictures):
-                yield attempt(lambda read: self._encode_read(read, *how), one)
-            else:
-                yield one if isinstance(one, VaekitError) else attempt(lambda encode: encode(), one)
 
     def _encode_rows(
         self, picture: images.RowPicture, sample: bool, seed: int | None, memory: Memory, progress: Told | None
@@ -487,18 +444,6 @@ class VAE:
 
         halves = (self._encoder, self._decoder)
         return DropIn(Parts(self.name, self.family, self.config, self._state, self.placement, *halves, place))
-
-
-def _alike(one: _Ready | VaekitError, other: _Ready | VaekitError) -> bool:
-    """Whether two pictures may run at once."""
-    if not isinstance(one, images.Pictures) or not isinstance(other, images.Pictures):
-        return False
-    return one.size == other.size and _plain(other)
-
-
-def _plain(picture: images.Pictures) -> bool:
-    """Without transparency, and with nothing to tell."""
-    return picture.alpha is None and not picture.notes
 
 
 def _draw(moments: Moments, seed: int | None) -> Tensor:

@@ -174,15 +174,15 @@ def test_an_interruption_leaves_whole_files_and_no_others(
 ) -> None:
     for number in range(4):
         Image.open("photo.png").rotate(90 * number).save(f"{number}.png")
-    encode, done = VAE._encode_read, []
+    encode, done = VAE.encode, []
 
-    def interrupted(self: VAE, *rest: Any) -> Latents:
+    def interrupted(self: VAE, *rest: Any, **how: Any) -> Latents:
         done.append(rest)
         if len(done) == 3:
             raise KeyboardInterrupt
-        return encode(self, *rest)
+        return encode(self, *rest, **how)
 
-    monkeypatch.setattr(VAE, "_encode_read", interrupted)
+    monkeypatch.setattr(VAE, "encode", interrupted)
     assert main(["-q", "encode", *(f"{n}.png" for n in range(4)), "--vae", vae, "-o", "z"]) == 130
     assert "interrupted" in one_line(capsys.readouterr().err)
     written = sorted(path.name for path in Path("z").iterdir())

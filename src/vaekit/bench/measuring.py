@@ -190,8 +190,8 @@ def _measure(result: Result, chosen: Subject, peers: list[Peer], size: _Size, to
         if size.device.type == "cpu" and result.settings.memory:
             told(f"{this}: memory of {name}")
             peak = peak_bytes(chosen, name, size.side, size.batch)
-        agreement = _decibels(one.output, reference.output)
-        result.rows.append(_row(chosen, size, name, one, found.get(size.base), agreement, peak))
+        base, decibels = found.get(size.base), agreement(one.output, reference.output)
+        result.rows.append(_row(chosen, size, name, one, base, decibels, peak))
 
 
 def _row(
@@ -239,8 +239,8 @@ def what(direction: str, side: int, batch: int) -> str:
     return f"{direction} {batch} of {side}×{side}"
 
 
-def _decibels(one: Tensor, reference: Tensor) -> float:
-    """Of the reference's range; infinite for the same values."""
+def agreement(one: Tensor, reference: Tensor) -> float:
+    """In decibels of the reference's range; infinite for the same values."""
     one, reference = one.float(), reference.float()
     reach = reference.max() - reference.min()
     return float(20 * torch.log10(reach / (one - reference).square().mean().sqrt()))

@@ -129,8 +129,9 @@ def decode(
 
             loaded, pictures = drawn.sound
             written = common.numbered(goals[drawn.path], len(loaded.tensor))
-            for picture, goal in zip(pictures, written, strict=False):  # none where it went into its file by rows
-                images.write(picture, goal, force=force)
+            if pictures:  # none where it went into its file by rows
+                for picture, goal in zip(pictures, written, strict=True):
+                    images.write(picture, goal, force=force)
             told = {"latents": str(drawn.path)}
             return [told | {"picture": str(goal)} | _shapes(loaded, drawn.seconds) for goal in written]
 

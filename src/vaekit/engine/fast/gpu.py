@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vaekit.engine.fast.folding import enlarge, fold
 from vaekit.engine.fast.fused import add_convolved, convolve, point
 from vaekit.engine.fast.norms import Gathered, Norms
-from vaekit.engine.fast.whole import beyond, prepared_without_norm
+from vaekit.engine.fast.whole import beyond, carried_out, prepared_without_norm
 from vaekit.engine.strips.line import Line, Step
 
 
@@ -37,22 +37,15 @@ class WholeOnGPU:
         self._module = network.get_submodule
         self._norms = norms
         self._folded = {s.name: _channels_last(fold(self._conv(s.name).weight)) for s in line.steps if s.kind == "up"}
-        self._last_use = line.last_use()
         self._left = {place: bias for place in _seen_by_norms_only(line) if (bias := self._bias(place)) is not None}
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W], the line's input -> its result, [B, C', H', W']; x may be written over."""
         results = {0: Result(x.contiguous(memory_format=torch.channels_last))}
         del x
-        for place, step in enumerate(self.line.steps[1:], 1):
-            over = frozenset(i for i in results if self._last_use[i] == place)
-            results[place] = self._step(step, place, results, over)
-            for i in over:
-                del results[i]
-        return results[len(self.line) - 1].pixels
+        return carried_out(self.line, results, self._step).pixels
 
     def _step(self, step: Step, place: int, results: Mapping[int, Result], over: frozenset[int]) -> Result:
-        """over: the steps whose results nothing reads after this one, so that they may be written over."""
         if step.kind == "keys":
             return results[step.source]  # what it stands for is done with the queries
         if step.kind == "attend":

@@ -7,7 +7,8 @@ in place, and each result let go with its last use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,25 @@ from vaekit.engine.fast.folding import enlarge, fold
 from vaekit.engine.fast.fused import add_convolved, convolve, point
 from vaekit.engine.strips.line import Line, Step
 from vaekit.engine.strips.statistics import Statistics
+
+R = TypeVar("R")
+
+
+def carried_out(
+    line: Line, results: dict[int, R], compute: Callable[[Step, int, Mapping[int, R], frozenset[int]], R]
+) -> R:
+    """The line's result. results: holds the input's, and of the others those that a later step reads.
+
+    compute(step, place, results, over): over are the steps whose results nothing
+    reads after this one, so that they may be written over.
+    """
+    last_use = line.last_use()
+    for place, step in enumerate(line.steps[1:], 1):
+        over = frozenset(i for i in results if last_use[i] == place)
+        results[place] = compute(step, place, results, over)
+        for i in over:
+            del results[i]
+    return results[len(line) - 1]
 
 
 class Whole:
@@ -29,21 +49,14 @@ class Whole:
         self.line = line
         self._module = network.get_submodule
         self._folded = {s.name: fold(self._conv(s.name).weight) for s in line.steps if s.kind == "up"}
-        self._last_use = line.last_use()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W], the line's input -> its result, [B, C', H', W']; x may be written over."""
-        results: dict[int, Tensor] = {0: x.contiguous(memory_format=torch.channels_last)}
+        results = {0: x.contiguous(memory_format=torch.channels_last)}
         del x
-        for place, step in enumerate(self.line.steps[1:], 1):
-            over = frozenset(i for i in results if self._last_use[i] == place)
-            results[place] = self._step(step, place, results, over)
-            for i in over:
-                del results[i]
-        return results[len(self.line) - 1]
+        return carried_out(self.line, results, self._step)
 
     def _step(self, step: Step, place: int, results: Mapping[int, Tensor], over: frozenset[int]) -> Tensor:
-        """over: the steps whose results nothing reads after this one, so that they may be written over."""
         x = results[step.source]
         if step.kind == "keys":
             return x  # what it stands for is done with the queries
