@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,15 @@ def taef2() -> Path:
     if not (folder / "taef2_encoder.pth").exists():
         pytest.skip("the FLUX.2 tiny autoencoder is not beside the project")
     return folder
+
+
+LOG = logging.getLogger("vaekit")
+UNTOUCHED = (LOG.handlers, LOG.level, LOG.propagate)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command line takes vaekit's log for itself; what runs after it in this process has it back."""
+    yield
+    LOG.handlers, LOG.propagate = UNTOUCHED[0], UNTOUCHED[2]
+    LOG.setLevel(UNTOUCHED[1])
