@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
 from vaekit.engine.placement import Placement
+from vaekit.engine.strips import planning
 from vaekit.families import Family, family
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 from vaekit.networks.kl import KL
@@ -46,6 +49,18 @@ def small_vae(
     placement = Placement(torch.device("cpu"), dtype, dtype, "for a test")
     chosen = family(of) if isinstance(of, str) else of
     return VAE("small", chosen, config, state or random_state(config), placement)
+
+
+@contextmanager
+def winograd_everywhere(everywhere: bool = True) -> Iterator[None]:
+    """Winograd's convolution for every 3×3 one, where otherwise only wide ones on many pixels take it."""
+    if not everywhere:
+        yield
+        return
+    planning._largest.cache_clear()
+    with patch.multiple("vaekit.engine.strips.line", NARROW=1, FEW=1, SHORT=0):
+        yield
+    planning._largest.cache_clear()
 
 
 @pytest.fixture(scope="session")

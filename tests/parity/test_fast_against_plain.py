@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_state
+from conftest import random_state, winograd_everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -47,20 +47,26 @@ def decibels(one: Tensor, other: Tensor, peak: float = 2.0) -> float:
     return float(20 * torch.log10(peak / (one - other).square().mean().sqrt()))
 
 
-@settings(max_examples=15, deadline=None)
-@given(config=st.sampled_from(NETWORKS), batch=st.integers(1, 3), height=SIDES, width=SIDES)
-def test_decoding_is_that_of_the_plain_network(config: NetworkConfig, batch: int, height: int, width: int) -> None:
+@settings(max_examples=24, deadline=None)
+@given(config=st.sampled_from(NETWORKS), batch=st.integers(1, 3), height=SIDES, width=SIDES, winograd=st.booleans())
+def test_decoding_is_that_of_the_plain_network(
+    config: NetworkConfig, batch: int, height: int, width: int, winograd: bool
+) -> None:
     z = noise(batch, 4, height, width)
-    torch.testing.assert_close(
-        half(config, "decode", "torch").decode(z), half(config, "decode", "reference").decode(z), rtol=1e-4, atol=2e-5
-    )
+    with winograd_everywhere(winograd):
+        fast = half(config, "decode", "torch").decode(z)
+    torch.testing.assert_close(fast, half(config, "decode", "reference").decode(z), rtol=1e-4, atol=2e-5)
 
 
-@settings(max_examples=15, deadline=None)
-@given(config=st.sampled_from(NETWORKS), batch=st.integers(1, 3), height=SIDES, width=SIDES)
-def test_encoding_is_that_of_the_plain_network(config: NetworkConfig, batch: int, height: int, width: int) -> None:
+@settings(max_examples=24, deadline=None)
+@given(config=st.sampled_from(NETWORKS), batch=st.integers(1, 3), height=SIDES, width=SIDES, winograd=st.booleans())
+def test_encoding_is_that_of_the_plain_network(
+    config: NetworkConfig, batch: int, height: int, width: int, winograd: bool
+) -> None:
     x = noise(batch, 3, 4 * height, 4 * width)
-    fast, plain = half(config, "encode", "torch").encode(x), half(config, "encode", "reference").encode(x)
+    with winograd_everywhere(winograd):
+        fast = half(config, "encode", "torch").encode(x)
+    plain = half(config, "encode", "reference").encode(x)
     torch.testing.assert_close(fast.mean, plain.mean, rtol=1e-4, atol=2e-5)
     if plain.logvar is not None:
         assert fast.logvar is not None

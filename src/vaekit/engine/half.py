@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from vaekit.engine.fast import openvino
+from vaekit.engine.fast import openvino, winograd
 from vaekit.engine.fast.fused import fusing
 from vaekit.engine.fast.gpu import WholeOnGPU
 from vaekit.engine.fast.graphs import SHARE, Graphs
@@ -116,7 +116,11 @@ class Half:
             return compiled
         if self.device.type == "cuda":
             return Graphs(WholeOnGPU(self.network, self.line, norms(self.device)))
-        return Whole(self.network, self.line)
+        return Whole(self.network, self.line, at_points=self._winograd)
+
+    @property
+    def _winograd(self) -> bool:
+        return self.engine == "torch" and winograd.available(self.device, self.dtype)
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -208,6 +212,8 @@ class Half:
             in_place=fusing(self.device, self.dtype),
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
             gpu=self.device.type == "cuda",
+            winograd=self._winograd,
+            loading=winograd.loading() if self._winograd else 0,
         )
 
     def _run(self, shape: tuple[int, int, int], source: Source, sink: Sink, ration: Ration | None) -> None:

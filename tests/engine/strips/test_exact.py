@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_KL, SMALL_TINY, random_state, small_vae
+from conftest import SMALL_KL, SMALL_TINY, random_state, small_vae, winograd_everywhere
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -75,12 +75,26 @@ def in_strips(one: Half, x: Tensor, ration: Ration) -> Tensor:
 
 @pytest.mark.parametrize("way", ["decode", "encode"])
 @pytest.mark.parametrize("name", NETWORKS)
-@given(height=SIDES, width=SIDES, rows=st.integers(1, 9), spare=st.floats(0, 1), seed=st.integers(0, 99))
-@settings(max_examples=12, deadline=None)
+@given(
+    height=SIDES,
+    width=SIDES,
+    rows=st.integers(1, 9),
+    spare=st.floats(0, 1),
+    seed=st.integers(0, 99),
+    winograd=st.booleans(),
+)
+@settings(max_examples=18, deadline=None)
 def test_strips_give_what_one_piece_gives(
-    name: str, way: Direction, height: int, width: int, rows: int, spare: float, seed: int
+    name: str, way: Direction, height: int, width: int, rows: int, spare: float, seed: int, winograd: bool
 ) -> None:
     assume(name != "mirrored" or height * width > 1)  # see the next test
+    with winograd_everywhere(winograd):
+        _strips_give_what_one_piece_gives(name, way, height, width, rows, spare, seed)
+
+
+def _strips_give_what_one_piece_gives(
+    name: str, way: Direction, height: int, width: int, rows: int, spare: float, seed: int
+) -> None:
     one = HALVES[name, way]
     side = 1 if way == "decode" else 4
     x = torch.randn(1, one.line.steps[0].channels, height * side, width * side, generator=torch.manual_seed(seed))

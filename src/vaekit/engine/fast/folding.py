@@ -53,5 +53,9 @@ def enlarge(x: Tensor, folded: Tensor, bias: Tensor | None, padding: PaddingMode
     """
     if padding == "zeros":
         return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
-    beyond = F.pad(x, (1, 1, 1, 1), mode="replicate" if padding == "reflect" else "circular")
-    return F.conv_transpose2d(beyond, folded, bias, stride=2, padding=3)
+    return F.conv_transpose2d(cells_beyond(x, padding), folded, bias, stride=2, padding=3)
+
+
+def cells_beyond(x: Tensor, padding: PaddingMode) -> Tensor:
+    """x with the cells of which the pixels beyond its edges are made, where those are not zeros."""
+    return F.pad(x, (1, 1, 1, 1), mode="replicate" if padding == "reflect" else "circular")

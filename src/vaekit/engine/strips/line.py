@@ -13,7 +13,7 @@ is, which rows of its source a row of it looks at, how much arithmetic it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from vaekit.networks.config import KLConfig, NetworkConfig, PaddingMode, TinyConfig
@@ -22,6 +22,15 @@ Kind = Literal["input", "conv", "point", "up", "down", "keys", "attend"]
 Direction = Literal["encode", "decode"]
 Rows = tuple[int, int]
 """From the first row to before the last."""
+
+TILES = 192
+"""Of Winograd's convolution (vaekit.engine.fast.winograd) at a time: enough for quick products of matrices, few enough
+for the processor's cache."""
+NARROW, FEW, SHORT = 64, 48 * 48, 1e12
+"""Channels and pixels below which direct convolution is quicker, and operations of a picture as a whole below which
+loading the other takes longer than it saves."""
+ACTIVATED = 1 << 20
+"""Numbers that one piece normalises and activates at once for it, so that they still lie in the cache."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +108,18 @@ class Line:
     def width_of_source(self, step: int) -> int:
         return self.steps[self.steps[step].source].channels
 
-    def operations(self, step: int, height: int, width: int) -> float:
-        """Multiplications and additions, each counted, for a picture whose input is height × width."""
+    def operations(self, step: int, height: int, width: int, *, at_points: bool = False) -> float:
+        """Multiplications and additions, each counted, for a picture whose input is height × width.
+
+        at_points: by Winograd's convolution, of which only the products of matrices are counted.
+        """
         this, cells = self.steps[step], self.side(step, height) * self.side(step, width)
         before, after = self.width_of_source(step), this.channels
         if this.kind == "input":
             return 0.0
         if this.kind == "attend":  # queries and projection, then every cell with every other
             return 4.0 * cells * after * after + 4.0 * after * cells * self.attended(step, height, width)
-        taps = {"conv": 9, "down": 9, "up": 4, "point": 1, "keys": 1}[this.kind]
+        taps = 36 / 16 if at_points else {"conv": 9, "down": 9, "up": 4, "point": 1, "keys": 1}[this.kind]
         of_shortcut = 2.0 * self.steps[this.residual or 0].channels * after if this.shortcut else 0.0
         return cells * (2.0 * taps * before * after + of_shortcut)
 
@@ -116,10 +128,28 @@ class Line:
         rows = self.side(step, height)
         return self.side(step, width) * (rows if self.window is None else min(rows, 2 * self.window + 1))
 
+    def at_points(self, step: int, height: int, width: int) -> bool:
+        """Whether a step is quicker by Winograd's convolution, where it can be had, for an input of height × width."""
+        this = self.steps[step]
+        wide = min(self.width_of_source(step), this.channels) >= NARROW
+        if this.kind not in ("conv", "up") or not wide:
+            return False
+        return self.side(step, height) * self.side(step, width) >= FEW and self.winograd_pays(height, width)
+
+    def winograd_pays(self, height: int, width: int) -> bool:
+        """Whether a picture takes so long that loading Winograd's convolution is worth it."""
+        return _operations(self, height, width) >= SHORT
+
     def operations_in_one_piece(self, step: int, height: int, width: int) -> float:
         """The same for the plain network, which first enlarges and then convolves."""
         folded = self.operations(step, height, width)
         return folded * 9 / 4 if self.steps[step].kind == "up" else folded
+
+
+@lru_cache(maxsize=1000)
+def _operations(line: Line, height: int, width: int) -> float:
+    """Of all steps."""
+    return sum(line.operations(step, height, width) for step in range(len(line)))
 
 
 @cache

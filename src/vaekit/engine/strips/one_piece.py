@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vaekit.engine.strips.line import ACTIVATED
 from vaekit.engine.strips.planning import Task, attention_bytes
 
 
@@ -13,14 +14,16 @@ def one_piece_bytes(task: Task) -> int:
 def one_piece_seconds(task: Task) -> float:
     """At the task's rates."""
     steps = range(1, len(task.line))
-    moved = sum(_moved(task, step) + attention_bytes(task, step) for step in steps)
+    moved = sum(_moved(task, step) + attention_bytes(task, step) + task.moved_at_points(step) for step in steps)
     return one_piece_operations(task) / task.rates.operations + moved / task.rates.moved
 
 
 def one_piece_operations(task: Task) -> float:
     """Multiplications and additions. The plain network first enlarges and then convolves."""
-    count = task.line.operations_in_one_piece if task.plain else task.line.operations
-    return sum(count(step, task.height, task.width) for step in range(len(task.line)))
+    steps = range(len(task.line))
+    if task.plain:
+        return sum(task.line.operations_in_one_piece(step, task.height, task.width) for step in steps)
+    return sum(task.operations(step) for step in steps)
 
 
 def _arrays(task: Task) -> int:
@@ -36,7 +39,8 @@ def _arrays(task: Task) -> int:
         own = _gpu_step(task, step, over) if task.gpu else _lean_step(task, step, over)
         most = max(most, others + own)
         alive -= over
-    return most
+    heights = {step: task.line.side(step, task.height) for step in range(1, len(task.line))}
+    return most + max(task.points_bytes(step, height) for step, height in heights.items())
 
 
 def _lean_step(task: Task, step: int, over: set[int]) -> int:
@@ -51,7 +55,11 @@ def _lean_step(task: Task, step: int, over: set[int]) -> int:
     if this.kind == "attend":
         return 6 * source
     prepared = (source if this.norm or this.before else 0) + _padded(task, step)
-    if not task.in_place:
+    if task.at_points(step):
+        if task.line.padding == "zeros":  # a part at a time
+            prepared = min(prepared, ACTIVATED * task.item + 6 * task.row_bytes(this.source))
+        prepared += task.weight_bytes(step) * 5 // 4
+    elif not task.in_place:
         return prepared + 2 * out
     return prepared + (0 if this.residual in over and this.shortcut is None else out)
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
-from vaekit.engine.strips.line import Line
+from vaekit.engine.strips.line import TILES, Line
 from vaekit.engine.strips.sweeping import Strip, Sweep
 
 Place = Literal["given", "keep", "spill", "redo", "result"]
@@ -43,7 +43,7 @@ REDONE = 2
 """How many normalised steps may hang on redoing at once; each costs every later one another time, so more never pay."""
 KEYS_AT_ONCE = 1024
 """Cells whose keys and values an attention looks at together."""
-OVERHEAD = 20 * MIB
+OVERHEAD = 28 * MIB
 """What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
 COMFORTABLE_ON_GPU, OVERHEAD_ON_GPU = 128 * MIB, 128 * MIB
 """The same two on a GPU: strips that keep a large one busy; cuBLAS's and cuDNN's workspaces. Not measured yet."""
@@ -83,7 +83,9 @@ class Task:
     disk: bytes that may be spilled at a time. rows: force this strip height.
     in_place: a convolution adds to an array that is there, without one of its own.
     plain: one piece is run by the plain network, not by fast.whole. gpu: it is
-    run by fast.gpu, and the bytes are those of the GPU's memory.
+    run by fast.gpu, and the bytes are those of the GPU's memory. winograd: there is
+    fast.winograd, for the convolutions where it pays. loading: bytes that it takes
+    to be loaded.
     """
 
     line: Line
@@ -98,11 +100,14 @@ class Task:
     in_place: bool = True
     plain: bool = False
     gpu: bool = False
+    winograd: bool = False
+    loading: int = 0
 
     @property
     def overhead(self) -> int:
         """Bytes beside the arrays."""
-        return OVERHEAD_ON_GPU if self.gpu else OVERHEAD
+        loaded = self.loading if self.line.winograd_pays(self.height, self.width) else 0
+        return (OVERHEAD_ON_GPU if self.gpu else OVERHEAD) + loaded
 
     @property
     def comfortable(self) -> int:
@@ -121,9 +126,38 @@ class Task:
         """Rows in a chunk of a stored result."""
         return max(1, -(-max(CHUNK, self.bytes_of(step) // CHUNKS) // self.row_bytes(step)))
 
+    def at_points(self, step: int) -> bool:
+        """Whether a step is run by Winograd's convolution."""
+        return self.winograd and self.line.at_points(step, self.height, self.width)
+
+    def _cells(self, step: int) -> int:
+        return self.line.side(step, self.height) * self.line.side(step, self.width)
+
+    def operations(self, step: int, rows: int | None = None) -> float:
+        """Multiplications and additions. rows: of a strip, beyond which the last row of Winograd's tiles hangs over."""
+        at_points = self.at_points(step)
+        count = self.line.operations(step, self.height, self.width, at_points=at_points)
+        return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count
+
+    def moved_at_points(self, step: int) -> float:
+        """Bytes that Winograd's changes of basis write and products read, and the other way round."""
+        if not self.at_points(step):
+            return 0.0
+        channels = self.line.width_of_source(step) + self.line.steps[step].channels
+        return 2 * 36 / 16 * self._cells(step) * channels * self.item
+
+    def points_bytes(self, step: int, rows: int) -> int:
+        """Bytes of what Winograd's convolution of so many rows works in."""
+        if rows == 0 or not self.at_points(step):
+            return 0
+        tiles = min(TILES, -(-rows // 4) * -(-self.line.side(step, self.width) // 4))
+        return 36 * tiles * (self.line.width_of_source(step) + self.line.steps[step].channels) * self.item
+
     def weight_bytes(self, step: int) -> int:
         """Bytes of the weights a step works with, as they are made ready for it."""
         this = self.line.steps[step]
+        if self.at_points(step):
+            return 36 * this.channels * self.line.width_of_source(step) * self.item
         taps = {"conv": 9, "down": 9, "up": 4 * 4, "point": 1, "keys": 2, "attend": 2, "input": 0}[this.kind]
         out = this.channels // 2 if this.kind == "keys" else this.channels
         return taps * out * self.line.width_of_source(step) * self.item
@@ -131,8 +165,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Pass:
-    """One sweep over the picture. memory, disk: bytes at its peak, all told. seconds: at the task's rates."""
+    """One sweep over the picture. memory, disk: bytes at its peak, all told. seconds: at the task's rates.
 
+    task: the plan's, perhaps without Winograd's convolutions.
+    """
+
+    task: Task
     sweep: Sweep
     rows: int
     memory: int
@@ -192,11 +230,35 @@ class Plan:
 
 def plan(task: Task, budget: float) -> Plan | None:
     """The fastest plan whose peak stays within `budget` bytes; None where there is none."""
-    return _walk(task, lambda draft: draft.fitted(budget), lambda whole, one: whole + one.seconds)
+    found = [
+        _walk(one, lambda draft: _fitted(draft, budget), lambda whole, one: whole + one.seconds) for one in ways(task)
+    ]
+    return min((one for one in found if one is not None), key=lambda one: one.seconds, default=None)
+
+
+def ways(task: Task) -> tuple[Task, ...]:
+    """With Winograd's convolutions, where they are there and loaded, and without."""
+    if task.winograd and task.line.winograd_pays(task.height, task.width):
+        return task, replace(task, winograd=False, loading=0)
+    return (replace(task, winograd=False, loading=0),)
+
+
+def _fitted(draft: _Draft, budget: float) -> Pass | None:
+    """The faster of a pass with Winograd's convolutions, whose weights take four times the memory, and without."""
+    drafts = (draft, replace(draft, task=direct(draft.task))) if draft.task.winograd else (draft,)
+    fitted = (one for draft in drafts if (one := draft.fitted(budget)) is not None)
+    return min(fitted, key=lambda one: one.seconds, default=None)
+
+
+@lru_cache(maxsize=100)
+def direct(task: Task) -> Task:
+    """The same without Winograd's convolutions, which stay loaded."""
+    return replace(task, winograd=False)
 
 
 def smallest(task: Task) -> int:
     """The fewest bytes that any plan can do with."""
+    task = ways(task)[-1]
     least = _walk(task, lambda draft: draft.with_rows(draft.least_rows), lambda whole, one: max(whole, one.memory))
     assert least is not None
     return least.memory
@@ -208,7 +270,7 @@ def _moved(task: Task, step: int, stored: bool) -> float:
     source, out = task.bytes_of(this.source), task.bytes_of(step)
     touched = (4.0 if this.norm else 3.0 if this.before else 1.0) * source + 2.0 * out
     touched += (out if this.residual is not None else 0) + (out if this.normed else 0) + (2.0 * out if stored else 0)
-    return touched + attention_bytes(task, step)
+    return touched + attention_bytes(task, step) + task.moved_at_points(step)
 
 
 def attention_bytes(task: Task, step: int) -> float:
@@ -276,7 +338,8 @@ class _Draft:
         if self.sweep.target == len(line) - 1:
             memory += task.result
         strips = -(-self.height // rows)
-        work = sum(line.operations(s, task.height, task.width) for s in self.sweep.computed)
+        zoom = line.steps[self.sweep.target].zoom
+        work = sum(task.operations(s, _zoomed(rows, line.steps[s].zoom - zoom)) for s in self.sweep.computed)
         stored = self.places[self.sweep.target] == "keep"
         moved = sum(_moved(task, s, stored and s == self.sweep.target) for s in self.sweep.computed)
         moved += sum(2.0 * task.bytes_of(s) for s in self.sweep.read)
@@ -289,7 +352,7 @@ class _Draft:
             + weights / task.rates.weights
             + strips * len(self.sweep.computed) * task.rates.call
         )
-        return Pass(self.sweep, rows, memory, seconds, work, spilled, self.on_disk)
+        return Pass(task, self.sweep, rows, memory, seconds, work, spilled, self.on_disk)
 
     def _spilled(self, strips: int) -> float:
         task, target = self.task, self.sweep.target
@@ -302,6 +365,11 @@ class _Draft:
                 times = strips if task.line.window is None else task.line.side(step, task.height)
                 spilled += looks * task.line.steps[keys].channels * task.item * times
         return spilled
+
+
+def _zoomed(rows: int, zoom: int) -> int:
+    """Rows of a step, by those of another whose side is 2**-zoom times as long."""
+    return rows << zoom if zoom >= 0 else max(1, rows >> -zoom)
 
 
 def working_bytes(task: Task, sweep: Sweep, rows: int) -> int:
@@ -318,7 +386,7 @@ def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int]:
     The first strips fill the windows and are the largest; a few more show the rhythm.
     """
     windows: dict[int, int] = {}
-    slab = made = own = 0
+    slab = made = own = points = 0
     for i, strip in enumerate(sweep.strips(rows)):
         if i == 8:
             break
@@ -327,8 +395,9 @@ def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int]:
         for step, count in new_rows(sweep, strip):
             slab = max(slab, slab_bytes(task, step, count))
             own = max(own, own_bytes(task, step, count))
+            points = max(points, task.points_bytes(step, count))
         made = max(made, (strip.rows[1] - strip.rows[0]) * task.row_bytes(sweep.target))
-    return windows, slab + made + own
+    return windows, slab + made + own + points
 
 
 def window_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:
@@ -357,6 +426,8 @@ def own_bytes(task: Task, step: int, rows: int) -> int:
     this, out, weights = task.line.steps[step], rows * task.row_bytes(step), task.weight_bytes(step)
     if rows == 0:
         return 0
+    if task.at_points(step):
+        return weights // 4  # as they were, in another order
     if this.kind == "attend":
         cells, channels = rows * task.line.side(step, task.width), this.channels
         block = min(KEYS_AT_ONCE, task.line.side(step, task.width) * task.line.side(step, task.height))

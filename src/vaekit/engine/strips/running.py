@@ -7,7 +7,6 @@ rearranged copies of their input and output.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.engine.fast import winograd
 from vaekit.engine.fast.folding import quarters
 from vaekit.engine.fast.fused import add_convolved, packed, point
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
-from vaekit.engine.strips.statistics import Affine, Statistics, as_picture, block_of
-from vaekit.engine.strips.stores import Kept, Spare, Spilled, Store, give_back_heap, steady_heap
+from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
+from vaekit.engine.strips.stores import Kept, Scratch, Spare, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
 
 
@@ -72,7 +71,8 @@ class Runner:
         self._affines: dict[str, Affine] = {}
         self._windows: dict[int, _Window] = {}
         self._spare = Spare(dtype, device)
-        self._slab, self._rows, self._quarter = (_Scratch(dtype, device) for _ in range(3))
+        self._slab, self._rows, self._quarter, self._points = (Scratch(dtype, device) for _ in range(4))
+        self._of_pass = plan.task
         self._weights: dict[int, list[Tensor]] = {}
 
     def run(self) -> None:
@@ -83,7 +83,7 @@ class Runner:
                 self._run_pass(one, i, last)
                 for step in last:
                     self._stores.pop(step, None)
-                for scratch in (self._slab, self._rows, self._quarter):
+                for scratch in (self._slab, self._rows, self._quarter, self._points):
                     scratch.clear()
                 self._keep_for(i + 1)
                 give_back_heap()
@@ -100,6 +100,7 @@ class Runner:
 
     def _run_pass(self, one: Pass, number: int, last: frozenset[int]) -> None:
         target, sweep = one.sweep.target, one.sweep
+        self._of_pass = one.task
         self._open(target)
         self._windows = {
             step: _Window(capacity, self._width(step), self.line.steps[step].channels, self._dtype, self._device)
@@ -174,6 +175,8 @@ class Runner:
             self._attend(step, place, rows, out)
         elif step.kind == "keys":
             self._keys(step, rows, out)
+        elif self._of_pass.at_points(place):
+            self._convolve_at_points(step, place, rows, out)
         elif step.kind == "up":
             self._enlarge(step, place, rows, out)
         else:
@@ -216,13 +219,43 @@ class Runner:
         picture, into = as_picture(slab), as_picture(out)
         if place not in self._weights:
             self._weights[place] = [packed(conv.weight, picture, stride=stride, pad=(0, pad))]
-        short = None if step.shortcut is None else self._conv(step.shortcut)
-        how: dict[str, Any] = {"stride": stride, "pad": (0, pad), "relu": relu and short is None}
+        how: dict[str, Any] = {"stride": stride, "pad": (0, pad), "relu": relu and step.shortcut is None}
         add_convolved(into, picture, self._weights[place][0], conv.bias, **how)
-        if short is not None:
+        self._add_shortcut(step, rows, out)
+
+    def _convolve_at_points(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
+        """By Winograd's convolution, of an enlargement too."""
+        enlarged, height = int(step.kind == "up"), self.line.side(step.source, self.task.height)
+        inside, over = _clipped((rows[0] >> enlarged) - 1, (rows[1] >> enlarged) + 1, height)
+        if self.line.padding == "reflect":
+            slab, margin = self._activated(step, inside, over, (1, 1)), (1 << enlarged, 1 << enlarged)
+            _repeat_edges(slab, over) if enlarged else _mirror(slab, over)
+        else:
+            slab, margin = self._activated(step, inside), (rows[0] - (inside[0] << enlarged), 0)
+        conv, added = self._conv(step.name), step.residual is not None and step.shortcut is None
+        if added:
+            self._begin(step, rows, out)
+        if place not in self._weights:
+            self._weights[place] = [winograd.weights_at_points(conv.weight)]
+        winograd.convolve(
+            slab,
+            self._weights[place][0],
+            conv.bias,
+            out,
+            self._points.take,
+            margin=margin,
+            enlarged=bool(enlarged),
+            add=added,
+            relu=step.after == "relu" and step.shortcut is None,
+        )
+        self._add_shortcut(step, rows, out)
+
+    def _add_shortcut(self, step: Step, rows: Rows, out: Tensor) -> None:
+        if step.shortcut is not None:
+            short, relu = self._conv(step.shortcut), step.after == "relu"
             assert step.residual is not None
             added = as_picture(self._windows[step.residual].rows(*rows))
-            add_convolved(into, added, short.weight, short.bias, relu=relu)
+            add_convolved(as_picture(out), added, short.weight, short.bias, relu=relu)
 
     def _activated(self, step: Step, rows: Rows, over: Rows = (0, 0), beside: Rows = (0, 0)) -> Tensor:
         """Rows of the source, normalised and activated, with rows of zeros above and below and columns beside.
@@ -242,7 +275,7 @@ class Runner:
         affine = self._affine(step) if step.norm is not None else None
         at_once = max(1, block_of(window) // (width * channels))
         for start in range(0, n, at_once):
-            _activate(window[start : start + at_once], affine, step.before, inside[start : start + at_once])
+            activate(window[start : start + at_once], affine, step.before, inside[start : start + at_once])
         return slab
 
     def _affine(self, step: Step) -> Affine:
@@ -333,40 +366,6 @@ class _Window:
 
     def rows(self, first: int, last: int) -> Tensor:
         return self._buffer[first - self._first : last - self._first]
-
-
-class _Scratch:
-    """An array that one step after the other uses; it grows to the largest, and goes with the pass."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device):
-        self._array = torch.empty(0, dtype=dtype, device=device)
-
-    def take(self, *shape: int) -> Tensor:
-        """Uninitialised, over what was taken before."""
-        count = math.prod(shape)
-        if self._array.numel() < count:
-            self.clear()
-            self._array = self._array.new_empty(count)
-        return self._array[:count].view(shape)
-
-    def clear(self) -> None:
-        self._array = self._array.new_empty(0)
-
-
-def _activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:
-    """out = before(norm(x)); x is left as it is."""
-    if affine is None:
-        out.copy_(x)
-    else:
-        affine.apply(x, out)
-    if before == "silu":
-        F.silu(out, inplace=True)
-    elif before == "relu":
-        out.relu_()
-    elif before == "clamp":
-        out.copy_(torch.tanh(x.float() / 3) * 3)
-    elif before == "unit":
-        out.copy_(x.float() * 0.5 + 0.5)
 
 
 def _point_into(x: Tensor, conv: nn.Conv2d, out: Tensor) -> None:

@@ -27,7 +27,7 @@ class _Run:
         self.peak = 0
 
     def go(self, one: Pass, last: frozenset[int]) -> None:
-        task, target = self._task, one.sweep.target
+        task, target = one.task, one.sweep.target
         windows = one.sweep.capacities(one.rows)
         fixed = task.overhead + task.held + sum(count * task.row_bytes(step) for step, count in windows.items())
         fixed += sum(task.weight_bytes(step) for step in one.sweep.computed)
@@ -35,7 +35,7 @@ class _Run:
         if self._plan.places[target] == "keep":
             self._chunks[target] = []
         read = frozenset(one.sweep.read)
-        slab = made = 0
+        slab = made = points = 0
         for strip in one.sweep.strips(one.rows):
             for span in strip.spans:
                 count = span.new[1] - span.new[0]
@@ -46,11 +46,13 @@ class _Run:
                         self._let_go(span.step, span.new[1])
                     continue
                 slab = max(slab, slab_bytes(task, span.step, count))
+                points = max(points, task.points_bytes(span.step, count))
                 if span.step == target:
                     made = max(made, count * task.row_bytes(target))
                     if target in self._chunks:
                         self._write(target, span.new[1])
-                self.peak = max(self.peak, fixed + self._kept + slab + made + own_bytes(task, span.step, count))
+                own = own_bytes(task, span.step, count)
+                self.peak = max(self.peak, fixed + self._kept + slab + made + points + own)
         for step in last:
             self._kept -= sum(self._chunks.pop(step, []))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 1 << 18
@@ -42,6 +43,22 @@ class Affine(NamedTuple):
             )
         else:
             out.copy_(torch.addcmul(self.shift, x.float() if self.mean is None else x - self.mean, self.scale))
+
+
+def activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:
+    """out = before(norm(x)); x is left as it is."""
+    if affine is None:
+        out.copy_(x)
+    else:
+        affine.apply(x, out)
+    if before == "silu":
+        F.silu(out, inplace=True)
+    elif before == "relu":
+        out.relu_()
+    elif before == "clamp":
+        out.copy_(torch.tanh(x.float() / 3) * 3)
+    elif before == "unit":
+        out.copy_(x.float() * 0.5 + 0.5)
 
 
 class Statistics:

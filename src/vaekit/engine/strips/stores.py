@@ -116,6 +116,24 @@ class Spare:
         self._chunks.clear()
 
 
+class Scratch:
+    """An array that one step after the other uses; it grows to the largest, and goes with the pass."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self._array = torch.empty(0, dtype=dtype, device=device)
+
+    def take(self, *shape: int) -> Tensor:
+        """Uninitialised, over what was taken before."""
+        count = math.prod(shape)
+        if self._array.numel() < count:
+            self.clear()
+            self._array = self._array.new_empty(count)
+        return self._array[:count].view(shape)
+
+    def clear(self) -> None:
+        self._array = self._array.new_empty(0)
+
+
 class Spilled:
     """In an unlinked temporary file, through plain reads and writes: none of it counts as resident, nothing is left."""
 

@@ -1,0 +1,127 @@
+"""Winograd's convolution is the convolution, as exactly as the direct sum, at all sizes, margins and seams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import winograd_everywhere
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vaekit.engine.fast import winograd
+from vaekit.engine.half import Half, Ration, rows_into, rows_of
+from vaekit.engine.strips.budget import Budget
+from vaekit.engine.strips.line import TILES
+from vaekit.networks.config import KLConfig
+from vaekit.networks.kl import KL
+
+CPU = torch.device("cpu")
+SIDES = st.integers(1, 19)
+
+pytestmark = pytest.mark.skipif(not winograd.available(CPU, torch.float32), reason="numba is not installed")
+
+
+def taken(count: int) -> Tensor:
+    return torch.full((count,), torch.nan)  # nothing may be read that was not written
+
+
+def exactly(x: Tensor, weight: Tensor, bias: Tensor, pad: tuple[int, int]) -> Tensor:
+    """Rows [h, w, C], convolved in float64."""
+    picture = x.double().permute(2, 0, 1)[None]
+    return F.conv2d(picture, weight.double(), bias.double(), padding=pad)[0].permute(1, 2, 0)
+
+
+@given(
+    height=SIDES,
+    width=SIDES,
+    channels=st.integers(1, 20),
+    out=st.integers(1, 20),
+    add=st.booleans(),
+    relu=st.booleans(),
+)
+@settings(deadline=None)
+def test_it_is_the_convolution(height: int, width: int, channels: int, out: int, add: bool, relu: bool) -> None:
+    generator = torch.Generator().manual_seed(height)
+    x, there = (torch.randn(height, width, c, generator=generator) for c in (channels, out))
+    weight, bias = torch.randn(out, channels, 3, 3, generator=generator), torch.randn(out, generator=generator)
+    result = there.clone() if add else taken(there.numel()).view_as(there)
+    winograd.convolve(x, winograd.weights_at_points(weight), bias, result, taken, add=add, relu=relu)
+    wanted = exactly(x, weight, bias, (1, 1)) + (there if add else 0)
+    torch.testing.assert_close(result.double(), wanted.relu() if relu else wanted, rtol=1e-4, atol=1e-4)
+
+
+@given(height=SIDES, width=SIDES, above=st.integers(0, 1), left=st.integers(0, 1), below=st.integers(0, 1))
+@settings(deadline=None)
+def test_rows_beside_those_asked_for_are_seen(height: int, width: int, above: int, left: int, below: int) -> None:
+    x, weight = torch.randn(height + above + below, width + left, 5), torch.randn(4, 5, 3, 3)
+    result = taken(height * width * 4).view(height, width, 4)
+    winograd.convolve(x, winograd.weights_at_points(weight), None, result, taken, margin=(above, left))
+    wanted = exactly(x, weight, torch.zeros(4), (1, 1))[above : above + height, left:]
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@given(height=SIDES, width=SIDES, above=st.integers(0, 2), left=st.integers(0, 2))
+@settings(deadline=None)
+def test_an_enlargement_is_seen_without_being_made(height: int, width: int, above: int, left: int) -> None:
+    x, weight = torch.randn(height + 1, width + 1, 5), torch.randn(4, 5, 3, 3)
+    enlarged = x.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    result = taken(4 * height * width * 4).view(2 * height, 2 * width, 4)
+    at_points = winograd.weights_at_points(weight)
+    winograd.convolve(x, at_points, None, result, taken, margin=(above, left), enlarged=True)
+    wanted = exactly(enlarged, weight, torch.zeros(4), (1, 1))[above : above + 2 * height, left : left + 2 * width]
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [64, 512])
+def test_it_rounds_as_little_as_the_direct_sum(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = F.silu(torch.randn(32, 4 * TILES // 16, channels, generator=generator))
+    weight = torch.randn(channels, channels, 3, 3, generator=generator) / (3 * channels**0.5)
+    wanted, result = exactly(x, weight, torch.zeros(channels), (1, 1)), torch.empty_like(x)
+    winograd.convolve(x, winograd.weights_at_points(weight), None, result, torch.empty)
+    direct = F.conv2d(x.permute(2, 0, 1)[None], weight, padding=1)[0].permute(1, 2, 0)
+    errors = [float((one - wanted).square().mean().sqrt()) for one in (result, direct)]
+    assert errors[0] < 3 * errors[1]
+
+
+@pytest.mark.parametrize("way", ["whole", "strips"])
+def test_it_runs_what_is_wide_on_many_pixels_of_a_long_run(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = KLConfig(4, (64, 64), (64, 64), encoder_blocks=1, decoder_blocks=1)
+    one = Half("decode", config, KL(config).state_dict(), dtype=torch.float32, device=CPU)
+    monkeypatch.setattr("vaekit.engine.strips.line.SHORT", 1e9)
+    asked: list[torch.Size] = []
+    plain = winograd.convolve
+
+    def counted(x: Tensor, weights: Tensor, bias: Tensor | None, out: Tensor, *more: Any, **options: Any) -> None:
+        asked.append(out.shape)
+        plain(x, weights, bias, out, *more, **options)
+
+    def decoded(side: int) -> Tensor:
+        z, out = torch.randn(1, 4, side, side), torch.empty(1, 3, 2 * side, 2 * side)
+        ration = None if way == "whole" else Ration(Budget(1 << 40, True), rows=16)
+        one.run((1, side, side), rows_of(z), rows_into(out), ration)
+        return out - reference.decode(z)
+
+    reference = Half("decode", config, one.weights, dtype=torch.float32, device=CPU, engine="reference")
+    monkeypatch.setattr(winograd, "convolve", counted)
+    assert decoded(16).abs().max() < 1e-4 and not asked
+    assert decoded(64).abs().max() < 1e-4 and asked
+
+
+def test_without_numba_convolutions_are_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not winograd.available(CPU, torch.float32)
+    monkeypatch.setattr(winograd, "convolve", None)
+    config = KLConfig(4, (32, 32), (32, 32), encoder_blocks=1, decoder_blocks=1)
+    one = Half("decode", config, KL(config).state_dict(), dtype=torch.float32, device=CPU)
+    with winograd_everywhere():
+        assert one.decode(torch.randn(1, 4, 8, 8)).isfinite().all()
+
+
+def test_no_other_dtype_and_device_takes_it() -> None:
+    assert not winograd.available(CPU, torch.bfloat16)
+    assert not winograd.available(torch.device("cuda"), torch.float32)
