@@ -15,6 +15,7 @@ from vaekit.bench import Settings, measuring, peers, run, timing
 from vaekit.bench.peers import Peer, Runs
 from vaekit.bench.subject import Subject, subject
 from vaekit.bench.timing import alternate, peak_bytes
+from vaekit.cli import main
 from vaekit.errors import OptionError, OutputError, ResourceError
 
 SMALL = Settings(vae="mini-tiny", directions=("decode",), device="cpu", sides=(64,), rounds=2, memory=False, quick=True)
@@ -42,6 +43,36 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
     assert picture.read_text("utf-8").startswith("<svg")
     with pytest.raises(OutputError):
         write(result, tmp_path / "bench", force=False)
+
+
+def test_growth_is_measured_drawn_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "GROWTH_SIDES", (64, 128, 256))
+    monkeypatch.setattr(measuring, "GROWTH_BATCHES", (1, 2))
+    monkeypatch.setattr(measuring, "peak_bytes", lambda chosen, name, side, batch: 10**6 * side * batch)
+    told: list[str] = []
+    result = run(replace(SMALL, growth=True, memory=True), told.append)
+    assert [(one.side, one.batch) for one in result.growth] == [(64, 1), (128, 1), (256, 1), (64, 2)]
+    assert all(
+        one.per_megapixel == pytest.approx(one.seconds * 1e6 / (one.batch * one.side**2)) for one in result.growth
+    )
+    assert [one.peak_bytes_per_megapixel for one in result.growth] == pytest.approx(
+        [1e12 / side for side in (64, 128, 256, 64)]
+    )
+    assert "growth: decode 1 of 256×256" in "\n".join(told)
+    _, table, picture = measuring.write(result, tmp_path, force=False)
+    assert "| decode 2 of 64×64 |" in table.read_text("utf-8")
+    drawn = picture.read_text("utf-8")
+    assert drawn.count("<polyline") == 4 and drawn.count("MiB per megapixel") == 4
+
+
+def test_what_would_not_fit_into_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "GROWTH_SIDES", (64, 1024))
+    monkeypatch.setattr(measuring, "GROWTH_BATCHES", (1,))
+    monkeypatch.setattr(measuring, "free_bytes", lambda device: 200 * 2**20)
+    result = run(replace(SMALL, growth=True))
+    assert [one.side for one in result.growth] == [64]
+    assert [str(one) for one in result.out_of_memory] == ["decode 1 of 1024×1024: vaekit"]
+    assert "<polyline" not in measuring.plot([], result.growth)  # one point makes no line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
@@ -135,3 +166,11 @@ def test_a_gpu_is_timed_and_its_memory_counted() -> None:
     result = run(replace(SMALL, device="cuda", batches=(1, 2)))
     assert result.disagreeing == [] and all(row.peak_bytes for row in result.rows)
     assert {row.batch for row in result.rows} == {1, 2} and "GPU" in result.machine
+
+
+def test_growth_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    grown = measuring.Growth("decode", 64, 1, 0.25, 61.0, None)
+    found = measuring.Result(SMALL, "", {}, growth=[grown])
+    monkeypatch.setattr("vaekit.bench.run", lambda settings, told: found)
+    assert main(["bench", "--growth"]) == 0
+    assert "decode 1 of 64×64" in capsys.readouterr().out

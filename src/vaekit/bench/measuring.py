@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.bench.peers import Peer, half_precision, installed
+from vaekit.bench.peers import Peer, half, half_precision, installed, runs
 from vaekit.bench.plot import plot
 from vaekit.bench.subject import Subject, subject
-from vaekit.bench.timing import Measured, alternate, matrix_rate, peak_bytes, timed
+from vaekit.bench.timing import OUT_OF_MEMORY, Measured, alternate, matrix_rate, peak_bytes, warm
+from vaekit.engine.half import ONE_PIECE_MARGIN, Half, Ration
 from vaekit.engine.placement import place
+from vaekit.engine.strips.budget import Budget, free_bytes
+from vaekit.engine.strips.telling import amount
 from vaekit.errors import OptionError
 from vaekit.files import atomic_write, check_target
 
@@ -32,7 +35,8 @@ BATCHES = {"cpu": (1,), "cuda": (1, 4, 16)}
 HOPELESS = 5
 """A dtype so many times slower than float32 is left to software by the processor."""
 GROWTH_SIDES = (256, 512, 1024, 2048)
-GROWTH_BATCHES = (1, 4, 16)
+GROWTH_BATCHES = (1, 2, 4, 8, 16)
+"""Of pictures of the smallest side."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """A peer that ran out of memory."""
+    """A peer that ran out of memory, or was not tried because it would have."""
 
     direction: str
     side: int
@@ -222,16 +226,29 @@ def _row(
 
 
 def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
-    settings = result.settings
-    vaekit = installed(chosen, torch.device("cpu"), quick=True)[0][0]
-    one = vaekit.make(chosen)
-    sizes = [(side, 1) for side in GROWTH_SIDES] + [(256, batch) for batch in GROWTH_BATCHES if batch > 1]
-    for side, batch in sizes[:2] if settings.quick else sizes:
-        told(what(chosen.direction, side, batch))
-        seconds, megapixels = timed(one, chosen.example(side, batch)), batch * side * side / 1e6
-        peak = peak_bytes(chosen, vaekit.name, side, batch) if settings.memory else None
+    """vaekit in one piece, size after size; what does not fit into free memory is told and left out."""
+    one = half(chosen, torch.device("cpu"))
+    sizes = [(side, 1) for side in GROWTH_SIDES] + [(GROWTH_SIDES[0], batch) for batch in GROWTH_BATCHES[1:]]
+    for side, batch in sizes:
+        this, x = f"growth: {what(chosen.direction, side, batch)}", chosen.example(side, batch)
+        needed, free = ONE_PIECE_MARGIN * _bytes(one, x), free_bytes(x.device)
+        told(f"{this}, about {amount(needed)} of {amount(free)} that are free")
+        try:
+            if needed > free:
+                raise MemoryError
+            seconds, megapixels = warm(runs(one), x), batch * side * side / 1e6
+        except OUT_OF_MEMORY:
+            result.out_of_memory.append(Failure(chosen.direction, side, batch, "vaekit"))
+            continue
+        peak = peak_bytes(chosen, "vaekit", side, batch) if result.settings.memory else None
         per = None if peak is None else peak / megapixels
         result.growth.append(Growth(chosen.direction, side, batch, seconds, seconds / megapixels, per))
+
+
+def _bytes(one: Half, x: Tensor) -> int:
+    """What a run of x in one piece takes."""
+    batch, _, height, width = x.shape
+    return one.forecast((batch, height, width), Ration(Budget(1 << 62, asked=False))).memory
 
 
 def what(direction: str, side: int, batch: int) -> str:
@@ -269,7 +286,7 @@ def write(result: Result, folder: Path, *, force: bool) -> list[Path]:
     texts = {
         "bench.json": json.dumps(result.to_dict(), indent=2),
         "bench.md": table(result),
-        "bench.svg": plot(result.rows),
+        "bench.svg": plot(result.rows, result.growth),
     }
     paths = [folder / name for name in texts]
     for path in paths:
@@ -300,17 +317,24 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+GROWTH_COLUMNS = ("vaekit, growth", "seconds", "per megapixel", "peak MiB per megapixel")
+
+
+def growth_cells(one: Growth) -> tuple[str, ...]:
+    """A row of growth's table."""
+    peak = "–" if one.peak_bytes_per_megapixel is None else f"{one.peak_bytes_per_megapixel / 2**20:.0f}"
+    this = what(one.direction, one.side, one.batch)
+    return this, f"{one.seconds:.3f}", f"{one.per_megapixel:.3f}", peak
+
+
 def table(result: Result) -> str:
     """The result in Markdown."""
     lines = [f"{result.subject} on {result.settings.device}", "", "| " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + " --- |" * len(COLUMNS))
     lines += ["| " + " | ".join(cells(row)) + " |" for row in result.rows]
     if result.growth:
-        lines += ["", "| vaekit | seconds | per megapixel | peak MiB per megapixel |", "| --- | --- | --- | --- |"]
-        for one in result.growth:
-            peak = "–" if one.peak_bytes_per_megapixel is None else f"{one.peak_bytes_per_megapixel / 2**20:.0f}"
-            this = what(one.direction, one.side, one.batch)
-            lines.append(f"| {this} | {one.seconds:.2f} | {one.per_megapixel:.2f} | {peak} |")
+        lines += ["", "| " + " | ".join(GROWTH_COLUMNS) + " |", "|" + " --- |" * len(GROWTH_COLUMNS)]
+        lines += ["| " + " | ".join(growth_cells(one)) + " |" for one in result.growth]
     lines += ["", *(f"- {name}: {value}" for name, value in result.machine.items())]
     lines += [f"- out of memory: {one}" for one in result.out_of_memory]
     lines += [f"- not measured: {name}" for name in result.missing]

@@ -43,8 +43,8 @@ class Peer:
 def installed(subject: Subject, device: torch.device, *, quick: bool) -> tuple[list[Peer], list[str]]:
     """Those that can run there, vaekit's default first, then diffusers as people use it; and who is missing, why."""
     missing = ["stable-diffusion.cpp: its Python package runs whole models and no VAE alone"]
-    peers = [Peer("vaekit", lambda one: _vaekit(one, device, "auto"))]
-    peers += [Peer("vaekit, reference", lambda one: _vaekit(one, device, "reference"))] if not quick else []
+    peers = [Peer("vaekit", lambda one: runs(half(one, device)))]
+    peers += [Peer("vaekit, reference", lambda one: runs(half(one, device, "reference")))] if not quick else []
     try:
         diffusers_config(subject.config, FAMILY)
     except OptionError as error:
@@ -60,15 +60,15 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 
 def _on_gpu(device: torch.device) -> tuple[list[Peer], list[str]]:
-    half = half_precision(device)
-    name = str(half).removeprefix("torch.")
+    dtype = half_precision(device)
+    name = str(dtype).removeprefix("torch.")
     peers = [
         Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, device, last=False)),
-        Peer(f"diffusers {name}", lambda one: _diffusers(one, half, device, last=False)),
-        Peer(f"diffusers {name} channels_last", lambda one: _diffusers(one, half, device)),
+        Peer(f"diffusers {name}", lambda one: _diffusers(one, dtype, device, last=False)),
+        Peer(f"diffusers {name} channels_last", lambda one: _diffusers(one, dtype, device)),
     ]
     if importlib.util.find_spec("triton"):
-        compiled = Peer(f"diffusers {name} compiled", lambda one: _compiled(one, half, device), slow=True)
+        compiled = Peer(f"diffusers {name} compiled", lambda one: _compiled(one, dtype, device), slow=True)
         return [*peers, compiled], []
     return peers, ["diffusers compiled: Triton is not installed"]
 
@@ -97,10 +97,11 @@ def _on_cpu() -> tuple[list[Peer], list[str]]:
     return peers, missing
 
 
-def _vaekit(subject: Subject, device: torch.device, engine: Engine) -> Runs:
+def half(subject: Subject, device: torch.device, engine: Engine = "auto") -> Half:
+    """vaekit's own way: the one it picks by default, or by this engine."""
     placement = place(device, engine=engine).suited_to(subject.config)
     dtype = placement.encode_dtype if subject.direction == "encode" else placement.decode_dtype
-    half = Half(
+    return Half(
         subject.direction,
         subject.config,
         subject.state,
@@ -108,9 +109,13 @@ def _vaekit(subject: Subject, device: torch.device, engine: Engine) -> Runs:
         device=placement.device,
         engine=placement.engine,
     )
-    if subject.direction == "decode":
-        return half.decode
-    return lambda x: half.encode(x).mean
+
+
+def runs(one: Half) -> Runs:
+    """An encoder gives the mean."""
+    if one.direction == "decode":
+        return one.decode
+    return lambda x: one.encode(x).mean
 
 
 class _Direction(nn.Module):

@@ -25,6 +25,8 @@ LARGEST = {"cpu": 4096, "cuda": 8192}
 """Side of the last one."""
 WARM_UPS = {"cpu": 1, "cuda": 3}
 """Runs before the clock is looked at: on a GPU the second is captured, and the third replays that."""
+PATIENCE = 20.0
+"""Seconds; beside a run that takes longer, what is made ready on first use is nothing."""
 OUT_OF_MEMORY = (torch.OutOfMemoryError, ResourceError, MemoryError)
 
 
@@ -127,6 +129,12 @@ def timed(run: Runs, x: Tensor) -> float:
     with torch.inference_mode():
         run(x)
     return time.perf_counter() - started
+
+
+def warm(run: Runs, x: Tensor) -> float:
+    """Seconds of a run after the first, the middle one of three; of the first where nobody would wait for more."""
+    first = timed(run, x)
+    return first if first > PATIENCE else statistics.median(timed(run, x) for _ in range(3))
 
 
 def _timed_on_gpu(run: Runs, x: Tensor) -> float:
