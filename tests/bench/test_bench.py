@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from vaekit import assets, folders
 from vaekit.bench import Settings, measuring, peers, run, timing
 from vaekit.bench.peers import Peer, Runs
 from vaekit.bench.subject import Subject, subject
 from vaekit.bench.timing import alternate, peak_bytes
 from vaekit.cli import main
+from vaekit.engine.fast import openvino
 from vaekit.errors import OptionError, OutputError, ResourceError
 
 SMALL = Settings(vae="mini-tiny", directions=("decode",), device="cpu", sides=(64,), rounds=2, memory=False, quick=True)
+needs_openvino = pytest.mark.skipif(not openvino.available(), reason="OpenVINO is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,37 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
     assert picture.read_text("utf-8").startswith("<svg")
     with pytest.raises(OutputError):
         write(result, tmp_path / "bench", force=False)
+
+
+@needs_openvino
+@pytest.mark.parametrize("vae", [None, "mini-tiny"])
+def test_int8_is_a_peer_of_random_weights_and_of_a_real_vae(
+    vae: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "cache", lambda: tmp_path)
+    photos = assets.sample_photos()[:1]
+    monkeypatch.setattr(assets, "sample_photos", lambda: photos)
+    monkeypatch.setattr(peers, "_on_cpu", lambda: ([], []))
+    result = run(replace(SMALL, vae=vae, kind="tiny", quick=False, rounds=1))
+    keeps = {row.name: row.decibels for row in result.rows}
+    assert measuring.AGREES <= keeps[peers.INT8] < 70 < keeps["vaekit, reference"]
+    assert result.disagreeing == [] and not any(peers.INT8 in told for told in result.missing)
+
+
+def test_int8_is_held_to_what_it_keeps() -> None:
+    def disagreeing(vae: str | None, decibels: float) -> list[str]:
+        row = measuring.Row("decode", 64, 1, peers.INT8, 1.0, 0.0, 1.0, None, decibels, 1.0, None)
+        return measuring.Result(replace(SMALL, vae=vae), "", {}, [row]).disagreeing
+
+    assert disagreeing("mini", 39.9) and disagreeing(None, 29.9) and disagreeing(None, float("nan"))
+    assert not disagreeing("mini", 40.1) and not disagreeing(None, 30.1)
+
+
+def test_why_int8_is_not_measured_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "available", lambda: False)
+    told = run(replace(SMALL, vae=None, kind="tiny", rounds=1)).missing
+    assert any(one.startswith(f"{peers.INT8}: OpenVINO is not installed") for one in told)
+    assert any(one.startswith(f"{peers.INT8}: calibrating") for one in run(replace(SMALL, rounds=1)).missing)
 
 
 def test_growth_is_measured_drawn_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

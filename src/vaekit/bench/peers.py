@@ -18,11 +18,12 @@ from vaekit.bench.subject import FAMILY, Subject
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.folder import diffusers_config
 from vaekit.engine.half import Half
-from vaekit.engine.placement import Engine, place
+from vaekit.engine.placement import Engine, Quality, place
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig
 
 CPU = torch.device("cpu")
+INT8 = "vaekit, int8"
 Runs = Callable[[Tensor], Tensor]
 """The input in float32 to the result in float32."""
 
@@ -45,6 +46,8 @@ def installed(subject: Subject, device: torch.device, *, quick: bool) -> tuple[l
     missing = ["stable-diffusion.cpp: its Python package runs whole models and no VAE alone"]
     peers = [Peer("vaekit", lambda one: runs(half(one, device)))]
     peers += [Peer("vaekit, reference", lambda one: runs(half(one, device, "reference")))] if not quick else []
+    if subject.ranges is not None:
+        peers.append(Peer(INT8, lambda one: runs(half(one, device, quality="fast"))))
     try:
         diffusers_config(subject.config, FAMILY)
     except OptionError as error:
@@ -97,9 +100,9 @@ def _on_cpu() -> tuple[list[Peer], list[str]]:
     return peers, missing
 
 
-def half(subject: Subject, device: torch.device, engine: Engine = "auto") -> Half:
-    """vaekit's own way: the one it picks by default, or by this engine."""
-    placement = place(device, engine=engine).suited_to(subject.config)
+def half(subject: Subject, device: torch.device, engine: Engine = "auto", quality: Quality = "full") -> Half:
+    """vaekit's own way: the one it picks by default, or for this engine or quality. Raises OptionError like `load`."""
+    placement = place(device, engine=engine, quality=quality).suited_to(subject.config)
     dtype = placement.encode_dtype if subject.direction == "encode" else placement.decode_dtype
     return Half(
         subject.direction,
@@ -108,6 +111,7 @@ def half(subject: Subject, device: torch.device, engine: Engine = "auto") -> Hal
         dtype=dtype,
         device=placement.device,
         engine=placement.engine,
+        ranges=subject.ranges if quality == "fast" else None,
     )
 
 

@@ -7,9 +7,10 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,14 +167,14 @@ def peak_bytes(chosen: Subject, name: str, side: int, batch: int) -> int | None:
     None where nothing tells it.
     """
     if chosen.source is not None:
-        return _peak_of_process(chosen.source, chosen.direction, name, side, batch)
+        return _peak_of_process(chosen.source, chosen.direction, chosen.ranges, name, side, batch)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "vae.safetensors"
         chosen.save(path)
-        return _peak_of_process(str(path), chosen.direction, name, side, batch)
+        return _peak_of_process(str(path), chosen.direction, chosen.ranges, name, side, batch)
 
 
-def _peak_of_process(*what: str | int) -> int | None:
+def _peak_of_process(*what: Any) -> int | None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(theirs, *what))
@@ -187,8 +188,8 @@ def _peak_of_process(*what: str | int) -> int | None:
         process.join()
 
 
-def _peak(pipe, path, direction, name, side, batch) -> None:  # type: ignore[no-untyped-def]
-    chosen = subject(path, "", direction)
+def _peak(pipe, path, direction, ranges, name, side, batch) -> None:  # type: ignore[no-untyped-def]
+    chosen = replace(subject(path, "", direction), ranges=ranges)
     peer: Peer = next(peer for peer in installed(chosen, torch.device("cpu"), quick=False)[0] if peer.name == name)
     run, x = peer.make(chosen), chosen.example(side, batch)
     del chosen  # nobody but the peer is to keep the weights
