@@ -72,6 +72,24 @@ def test_int8_is_held_to_what_it_keeps() -> None:
     assert not disagreeing("mini", 40.1) and not disagreeing(None, 30.1)
 
 
+@pytest.mark.parametrize(("has_bfloat16", "compiler"), [(False, None), (True, "/usr/bin/c++")])
+def test_peers_of_a_cpu_are_those_that_it_can_run(
+    has_bfloat16: bool, compiler: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "computes_in_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(peers.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: name != "onnx" or None)
+    found, missing = peers._on_cpu()
+    names = {peer.name: peer.half for peer in found}
+    assert f"OpenVINO {'bfloat16' if has_bfloat16 else 'float32'}, diffusers' graph" in names
+    compiled = {name: half for name, half in names.items() if "compiled" in name}
+    if compiler:
+        assert compiled == {"diffusers float32 compiled": False, "diffusers bfloat16 compiled": True}
+    else:
+        assert not compiled and "diffusers compiled: no C++ compiler" in missing
+    assert "onnxruntime float32: onnxruntime and onnx not installed" in missing
+
+
 def test_why_int8_is_not_measured_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "available", lambda: False)
     told = run(replace(SMALL, vae=None, kind="tiny", rounds=1)).missing

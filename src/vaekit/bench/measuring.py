@@ -204,6 +204,8 @@ def _measure(result: Result, chosen: Subject, peers: list[Peer], size: _Size, to
     this = what(chosen.direction, size.side, size.batch)
     x = chosen.example(size.side, size.batch).to(size.device)
     makes = {peer.name: partial(peer.make, chosen) for peer in peers}
+    if any(name.endswith("compiled") for name in makes):
+        torch.compiler.reset()  # what was compiled for other sizes counts against a limit
     found, out = alternate(makes, x, result.settings.rounds, lambda text: told(f"{this}: {text}"))
     result.out_of_memory += [Failure(chosen.direction, size.side, size.batch, name) for name in out]
     reference = found.get(EXACT) or found.get(size.base) or next(iter(found.values()), None)

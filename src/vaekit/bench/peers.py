@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vaekit.bench.subject import FAMILY, Subject
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.folder import diffusers_config
+from vaekit.engine.fast.openvino import HINTS
 from vaekit.engine.half import Half
-from vaekit.engine.placement import Engine, Quality, place
+from vaekit.engine.placement import Engine, Quality, computes_in_bfloat16, place
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig
 
@@ -84,13 +85,16 @@ def _on_cpu() -> tuple[list[Peer], list[str]]:
         Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16), half=True),
     ]
     if shutil.which("c++") or shutil.which("g++"):
-        peers.append(
-            Peer("diffusers bfloat16 compiled", lambda one: _compiled(one, torch.bfloat16), slow=True, half=True)
-        )
+        peers += [
+            Peer("diffusers float32 compiled", lambda one: _compiled(one, torch.float32), slow=True),
+            Peer("diffusers bfloat16 compiled", lambda one: _compiled(one, torch.bfloat16), slow=True, half=True),
+        ]
     else:
         missing.append("diffusers compiled: no C++ compiler")
+    dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
+    name = f"OpenVINO {str(dtype).removeprefix('torch.')}, diffusers' graph"
     for needs, peer in (
-        (("openvino",), Peer("OpenVINO bfloat16, diffusers' graph", _openvino)),
+        (("openvino",), Peer(name, lambda one: _openvino(one, dtype))),
         (("onnxruntime", "onnx"), Peer("onnxruntime float32", _onnxruntime, slow=True)),
     ):
         if all(importlib.util.find_spec(name) for name in needs):
@@ -151,7 +155,6 @@ def _diffusers(subject: Subject, dtype: torch.dtype, device: torch.device = CPU,
 
 
 def _compiled(subject: Subject, dtype: torch.dtype, device: torch.device = CPU) -> Runs:
-    torch.compiler.reset()  # each size is compiled for itself, as fast as can be
     compiled: Any = torch.compile(_module(subject, dtype, device, last=True), dynamic=False)
     return lambda x: compiled(x.to(dtype)).float()
 
@@ -162,13 +165,13 @@ def _module(subject: Subject, dtype: torch.dtype, device: torch.device, *, last:
     return module.to(memory_format=torch.channels_last) if last else module
 
 
-def _openvino(subject: Subject) -> Runs:
+def _openvino(subject: Subject, dtype: torch.dtype) -> Runs:
     import openvino
 
     x = subject.example(64, 1)
     with warnings.catch_warnings(action="ignore"):  # of tracing, about diffusers' own checks
         traced = openvino.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
-    ready = openvino.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    ready = openvino.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[dtype]})
     return lambda x: torch.from_numpy(ready(x.numpy())[0].copy())
 
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from vaekit.study import charts
 
 WIDTH, NAMES, ROW = 940, 400, 26
-CHART = WIDTH // 2, WIDTH // 2 * charts.HEIGHT // charts.WIDTH
-"""Width and height of a chart; two stand side by side."""
+CHART, APART = (WIDTH // 2, WIDTH // 2 * charts.HEIGHT // charts.WIDTH), 20
+"""Width and height of a chart, two of which stand side by side, and the space above it."""
 STYLE = ".chart text { font-size: 15px } .chart .grid { stroke: #ddd }"
 
 
@@ -45,7 +45,7 @@ def plot(rows: Sequence[Timed], growth: Sequence[Grown] = ()) -> str:
     """A bar for each row, those of one size to one scale; and growth with the side and with the batch."""
     bars = ROW * len(rows) + 20
     drawn = _growth(growth)
-    height = bars + CHART[1] * -(-len(drawn) // 2)
+    height = bars + (APART + CHART[1]) * -(-len(drawn) // 2)
     longest: dict[tuple[str, int, int], float] = {}
     for row in rows:
         longest[_size(row)] = max(row.median, longest.get(_size(row), 0.0))
@@ -61,7 +61,7 @@ def plot(rows: Sequence[Timed], growth: Sequence[Grown] = ()) -> str:
         seconds = f"{row.median:.2f} s" if row.median >= 1 else f"{1000 * row.median:.1f} ms"
         parts.append(_text(NAMES + long + 6, top + 16, seconds, "start"))
     for number, chart in enumerate(drawn):
-        left, top = CHART[0] * (number % 2), bars + CHART[1] * (number // 2)
+        left, top = CHART[0] * (number % 2), bars + APART + (APART + CHART[1]) * (number // 2)
         where = f'x="{left}" y="{top}" width="{CHART[0]}" height="{CHART[1]}"'
         parts.append(f'<svg {where} class="chart">{chart}</svg>')
     return "\n".join([*parts, "</svg>"]) + "\n"
