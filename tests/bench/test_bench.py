@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +48,20 @@ def test_every_peer_is_timed_and_agrees(tmp_path: Path) -> None:
     assert picture.read_text("utf-8").startswith("<svg")
     with pytest.raises(OutputError):
         write(result, tmp_path / "bench", force=False)
+
+
+@needs_openvino
+def test_openvino_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    code = (
+        "import torch; from vaekit.bench import peers; from vaekit.bench.subject import subject\n"
+        "one = subject('mini-tiny', '', 'decode')\n"
+        "for runs in (peers.runs(peers.half(one, peers.CPU, 'openvino')), peers._openvino(one, torch.float32)):\n"
+        "    runs(one.example(64, 1))"
+    )
+    in_ci = ("CI", "TF_BUILD", "JENKINS_URL")  # where it keeps silent anyway
+    kept = {name: value for name, value in os.environ.items() if name not in in_ci}
+    subprocess.run([sys.executable, "-c", code], check=True, env=kept | {"HOME": str(tmp_path)})
+    assert not (tmp_path / "intel").exists()
 
 
 @needs_openvino

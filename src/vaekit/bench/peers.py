@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vaekit.bench.subject import FAMILY, Subject
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.folder import diffusers_config
-from vaekit.engine.fast.openvino import HINTS
+from vaekit.engine.fast import openvino
 from vaekit.engine.half import Half
 from vaekit.engine.placement import Engine, Quality, computes_in_bfloat16, place
 from vaekit.errors import OptionError
@@ -166,12 +166,11 @@ def _module(subject: Subject, dtype: torch.dtype, device: torch.device, *, last:
 
 
 def _openvino(subject: Subject, dtype: torch.dtype) -> Runs:
-    import openvino
-
+    library = openvino.library()
     x = subject.example(64, 1)
     with warnings.catch_warnings(action="ignore"):  # of tracing, about diffusers' own checks
-        traced = openvino.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
-    ready = openvino.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[dtype]})
+        traced = library.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
+    ready = library.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": openvino.HINTS[dtype]})
     return lambda x: torch.from_numpy(ready(x.numpy())[0].copy())
 
 
