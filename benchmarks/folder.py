@@ -102,8 +102,7 @@ def decoding(vae: Any, paths: list[Path], folder: Path) -> dict[str, Way]:
         images.write(picture, folder / "out" / f"{path.stem}.png")
 
     def together(part: slice) -> None:
-        loaded = beside(vaekit.Latents.load, files[part])
-        list(beside(save, ((file, vae.decode(one)) for file, one in zip(files[part], loaded, strict=True))))
+        list(beside(save, zip(files[part], vae.decode_many(files[part]), strict=True)))
 
     return {
         "network": lambda part: [vae._decoder.decode(raw) for raw in ready[part]],

@@ -249,6 +249,54 @@ def test_large_pictures_are_read_in_their_turn_and_not_ahead(tmp_path: Path, mon
     assert sorted(read) == ["0.png", "1.png", "2.png"]
 
 
+def kept(vae: vaekit.VAE, folder: Path, *pictures: Image.Image) -> list[Path]:
+    paths = [folder / f"{number}.latents.safetensors" for number in range(len(pictures))]
+    for picture, path in zip(pictures, paths, strict=True):
+        vae.encode(picture).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("config", [SMALL_KL, SMALL_TINY])
+@pytest.mark.parametrize("memory", [None, "2GiB"])
+def test_many_latents_come_out_in_order_as_each_alone(config: KLConfig, memory: str | None, tmp_path: Path) -> None:
+    vae = small_vae(config)
+    pictures = [noise(16, 16).rotate(90 * turn) for turn in range(3)] + [noise(24, 8), noise(16, 16, "RGBA")]
+    paths = kept(vae, tmp_path, *pictures, *pictures)
+    batch = vae.encode([noise(16, 16), noise(16, 16).rotate(90)])
+    sources: list[Latents | Path] = [*paths[:5], batch, Latents.load(paths[1]), *paths[5:]]
+    for source, one in zip(sources, vae.decode_many(sources, memory=memory), strict=True):
+        alone = vae.decode(source if isinstance(source, Latents) else Latents.load(source))
+        assert type(one) is type(alone)
+        pairs = zip(one if isinstance(one, list) else [one], alone if isinstance(alone, list) else [alone], strict=True)
+        assert all(a.mode == b.mode and np.abs(np.subtract(a, b, dtype=int)).max() <= 1 for a, b in pairs)
+
+
+def test_tiny_vaes_decode_latents_of_one_size_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    vae = small_vae(SMALL_TINY)
+    assert vae._decoder is not None
+    run = vae._decoder.run
+    monkeypatch.setattr(vae._decoder, "run", lambda shape, *rest: batches.append(shape[0]) or run(shape, *rest))
+    clear = noise(16, 16, "RGBA")
+    pictures = [noise(16, 16)] * 9 + [noise(8, 8), noise(16, 16), noise(16, 16), clear, clear]
+    list(vae.decode_many(kept(vae, tmp_path, *pictures)))
+    assert batches == [8, 1, 1, 2, 1, 1]
+
+
+def test_latents_that_cannot_be_decoded_give_their_error_in_their_place(tmp_path: Path) -> None:
+    vae = small_vae(SMALL_TINY)
+    good, cut, other = kept(vae, tmp_path, noise(16, 16), noise(16, 16), noise(16, 16))
+    cut.write_bytes(cut.read_bytes()[:50])
+    broken = Latents.load(other)
+    broken.tensor[0, 0, 0, 0] = torch.nan
+    results = list(vae.decode_many([good, tmp_path / "none.safetensors", cut, broken, other]))
+    errors = [isinstance(one, VaekitError) for one in results]
+    assert errors == [False, True, True, True, False]
+    assert "none.safetensors" in str(results[1]) and "NaN" in str(results[3])
+    with pytest.raises(VaekitError, match="no decoder"):
+        small_vae(replace(SMALL_TINY, decoder_blocks=())).decode_many([good])
+
+
 def test_the_flux2_tiny_autoencoder_gives_the_published_quality(photos: list[Path], taef2: Path) -> None:
     """30.31 dB is what the original code gives on these pictures, in [0, 1] and before rounding to 8 bits."""
     vae = vaekit.load(taef2, dtype="float32")

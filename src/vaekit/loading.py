@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +23,7 @@ from vaekit.engine.int8 import Int8, settle
 from vaekit.engine.placement import Dtype, place
 from vaekit.errors import FamilyError, FileError, NumericsError, OptionError
 from vaekit.families import Family
-from vaekit.networks.config import KLConfig, PaddingMode
+from vaekit.networks.config import KLConfig, NetworkConfig, PaddingMode
 from vaekit.vae import VAE
 
 log = logging.getLogger("vaekit")
@@ -76,35 +75,37 @@ def load(
     name = str(source) if str(source) in assets.bundled_models() else path.name
     vae = VAE(name, _settle_family(name, weights, family), weights.identity.config, weights.state, placement)
     if vae.placement.quality == "fast":
-        vae = _in_int8(vae)
+        dtypes: dict[Direction, torch.dtype] = {"encode": vae.placement.encode_dtype}
+        if vae.can_decode:
+            dtypes["decode"] = vae.placement.decode_dtype
+        whole = vae.fingerprint.vae
+        int8 = {way: calibrated(vae.config, vae.weights, whole, way, dtype) for way, dtype in dtypes.items()}
+        vae = VAE(vae.name, vae.family, vae.config, vae.weights, vae.placement, int8)
     log.info("%s", vae.describe())
     return vae
 
 
-def _in_int8(vae: VAE) -> VAE:
-    """The same VAE with both halves calibrated. Raises OptionError where the network cannot make its own latents."""
-    if not vae.can_encode:
+def calibrated(
+    config: NetworkConfig, state: Mapping[str, Tensor], fingerprint: str, direction: Direction, dtype: torch.dtype
+) -> Int8:
+    """How one half is run in int8. Raises OptionError where the network cannot make its own latents."""
+    if not config.has_encoder:
         raise OptionError(
-            f"{vae.name} only decodes, and quality fast is calibrated with latents that the VAE makes itself; "
+            "this VAE only decodes, and quality fast is calibrated with latents that it makes itself; "
             "load it with its encoder"
         )
 
     def half(direction: Direction, dtype: torch.dtype) -> Half:
-        return Half(direction, vae.config, vae.weights, dtype=dtype, device=vae.placement.device, engine="openvino")
+        return Half(direction, config, state, dtype=dtype, device=torch.device("cpu"), engine="openvino")
 
-    @cache
     def photos() -> list[Tensor]:
-        return [images.pad(images.read(photo).pixels, vae.family.downscale) for photo in assets.sample_photos()]
+        return [images.pad(images.read(photo).pixels, config.downscale) for photo in assets.sample_photos()]
 
     def latents() -> list[Tensor]:
         wide = half("encode", torch.float32)
         return [wide.encode(x).mean for x in photos()]
 
-    int8: dict[Direction, Int8] = {}
-    int8["encode"] = settle(half("encode", vae.placement.encode_dtype), vae.fingerprint.vae, photos)
-    if vae.can_decode:
-        int8["decode"] = settle(half("decode", vae.placement.decode_dtype), vae.fingerprint.vae, latents)
-    return VAE(vae.name, vae.family, vae.config, vae.weights, vae.placement, int8)
+    return settle(half(direction, dtype), fingerprint, photos if direction == "encode" else latents)
 
 
 def find(source: str | os.PathLike[str]) -> Path:

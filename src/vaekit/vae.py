@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -187,11 +187,11 @@ class VAE:
             pictures,
             read=partial(images.read, **read),  # type: ignore[arg-type]
             in_turn=memory is not None,
-            together=self._gains_by_batches,
+            together=self.gains_by_batches,
         )
 
     @property
-    def _gains_by_batches(self) -> bool:
+    def gains_by_batches(self) -> bool:
         """Tiny networks, by a quarter. In a batch of others the last bits change, and large ones are no quicker."""
         return self.config.kind == "tiny"
 
@@ -310,6 +310,43 @@ class VAE:
             raise OptionError(f"a file takes one picture, and these latents hold {len(latents.tensor)}")
         with images.write_rows(path, latents.size, force=force) as file:
             self._decode(latents, lambda _, first, rows: file.write(first, rows), None, memory, progress)
+
+    def decode_many(
+        self,
+        latents: Iterable[Latents | str | os.PathLike[str]],
+        *,
+        scaled: bool | None = None,
+        any_family: bool = False,
+        memory: Memory = None,
+        progress: Told | None = None,
+    ) -> Iterator[Image.Image | list[Image.Image] | VaekitError]:
+        """Decode any number of latents, or files of them, in their order; each comes out as `decode` gives it alone.
+
+        Files are read in a thread while others are decoded, a few ahead; with `memory`
+        only in their turn. What cannot be decoded gives its VaekitError in its place,
+        and the others go on. scaled: as for `Latents.load`; a file that does not tell
+        its family is taken as this VAE's. The other arguments are those of `decode`.
+        """
+        if self._decoder is None:
+            raise VaekitError(f"{self.name} has no decoder; it only encodes")
+
+        def read(source: Latents | str | os.PathLike[str]) -> Latents:
+            return source if isinstance(source, Latents) else self.load_latents(source, scaled=scaled)
+
+        def draw(pairs: list[tuple[Any, Latents]]) -> list[Image.Image | list[Image.Image]]:
+            drawn = batches.at_once(decode, [one for _, one in pairs])
+            return [pictures if len(pictures) > 1 else pictures[0] for pictures in drawn]
+
+        decode = partial(self.decode, any_family=any_family, memory=memory, progress=progress)
+        return batches.decoded(draw, latents, read=read, in_turn=memory is not None, together=self.gains_by_batches)
+
+    def load_latents(self, path: str | os.PathLike[str], *, scaled: bool | None = None) -> Latents:
+        """Latents from a file; those that do not tell their family are taken as this VAE's, and that is told."""
+        try:
+            return Latents.load(Path(path), scaled=scaled)
+        except FamilyError:
+            log.info("%s does not tell its family; taken as %s, the VAE's", path, self.family.name)
+            return Latents.load(Path(path), scaled=scaled, family=self.family)
 
     def _decodable(self, latents: Latents | Tensor, any_family: bool) -> Latents:
         if self._decoder is None:

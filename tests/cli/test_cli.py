@@ -169,6 +169,20 @@ def test_a_folder_is_encoded_and_decoded_as_each_file_alone(
     assert len(list(Path("back").iterdir())) == 2
 
 
+def test_a_folder_for_a_tiny_vae_is_decoded_at_once_to_the_pictures_of_each_alone(photo: Path) -> None:
+    for number in range(3):
+        Image.open("photo.png").rotate(180 * number).save(f"{number}.png")
+    assert main(["encode", "0.png", "1.png", "2.png", "--vae", "mini-tiny", "-o", "z"]) == 0
+    assert main(["decode", "z", "--vae", "mini-tiny", "-o", "back"]) == 0
+    for number in range(3):
+        assert (
+            main(["decode", f"z/{number}.latents.safetensors", "--vae", "mini-tiny", "-o", "alone.png", "--force"]) == 0
+        )
+        together, alone = (np.asarray(Image.open(name), int) for name in (f"back/{number}.png", "alone.png"))
+        assert together.shape == (20, 36, 3) and np.abs(together - alone).max() <= 1
+    assert not np.array_equal(np.asarray(Image.open("back/0.png")), np.asarray(Image.open("back/1.png")))
+
+
 def test_an_interruption_leaves_whole_files_and_no_others(
     vae: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,25 +14,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.bench.peers import Peer, half_precision, installed
+from vaekit.bench.int8 import ranges
+from vaekit.bench.peers import INT8, Peer, half, half_precision, installed, runs
 from vaekit.bench.plot import plot
 from vaekit.bench.subject import Subject, subject
-from vaekit.bench.timing import Measured, alternate, matrix_rate, peak_bytes, timed
+from vaekit.bench.timing import OUT_OF_MEMORY, Measured, alternate, matrix_rate, peak_bytes, warm
+from vaekit.engine.half import ONE_PIECE_MARGIN, Half, Ration
 from vaekit.engine.placement import place
+from vaekit.engine.strips.budget import Budget, free_bytes
+from vaekit.engine.strips.telling import amount
 from vaekit.errors import OptionError
 from vaekit.files import atomic_write, check_target
 
 EXACT = "diffusers float32"
 """The peer that the others have to agree with, and on a CPU the way that people use diffusers."""
 AGREES = 40.0
-"""Decibels of the reference's range; bfloat16 of random weights stays well above."""
+"""Decibels of the reference's range; bfloat16 of random weights stays well above, and int8 of a real VAE."""
+ROUGHLY = 30.0
+"""The same for int8 of random weights, which nothing calibrates: the full-size encoder keeps 32.5, all else 45."""
 SIDES = {"cpu": (512,), "cuda": (512, 1024, 2048)}
 BATCHES = {"cpu": (1,), "cuda": (1, 4, 16)}
 """What is measured where nothing is asked for."""
 HOPELESS = 5
 """A dtype so many times slower than float32 is left to software by the processor."""
 GROWTH_SIDES = (256, 512, 1024, 2048)
-GROWTH_BATCHES = (1, 4, 16)
+GROWTH_BATCHES = (1, 2, 4, 8, 16)
+"""Of pictures of the smallest side."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """A peer that ran out of memory."""
+    """A peer that ran out of memory, or was not tried because it would have."""
 
     direction: str
     side: int
@@ -111,7 +118,8 @@ class Result:
 
     @property
     def disagreeing(self) -> list[str]:
-        off = (row for row in self.rows if not row.decibels >= AGREES)
+        of_random = ROUGHLY if self.settings.vae is None else AGREES
+        off = (row for row in self.rows if not row.decibels >= (of_random if row.name == INT8 else AGREES))
         return [f"{row.name} ({what(row.direction, row.side, row.batch)})" for row in off]
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +136,9 @@ def run(settings: Settings, told: Callable[[str], None] = lambda _: None) -> Res
     for direction in settings.directions:
         chosen = subject(settings.vae, settings.kind, direction)
         result.subject = chosen.name
-        peers, result.missing = _peers(chosen, device, rates, quick=settings.quick)
+        chosen, why_not = _with_ranges(chosen, device, told, quick=settings.quick)
+        peers, missing = _peers(chosen, device, rates, quick=settings.quick)
+        result.missing = why_not + missing
         for side in settings.sides:
             for batch in settings.batches:
                 _measure(result, chosen, peers, _Size(device, side, batch, max(rates.values())), told)
@@ -149,6 +159,19 @@ def _settled(settings: Settings, device: torch.device) -> Settings:
         raise OptionError("batch and rounds are positive numbers")
     sides, batches = settings.sides or SIDES[device.type], settings.batches or BATCHES[device.type]
     return replace(settings, device=str(device), sides=sides, batches=batches)
+
+
+def _with_ranges(
+    chosen: Subject, device: torch.device, told: Callable[[str], None], *, quick: bool
+) -> tuple[Subject, list[str]]:
+    """What int8 needs; and why it is not measured."""
+    if quick and chosen.source is not None:
+        return chosen, [f"{INT8}: calibrating takes minutes where the network is large"]
+    told(f"{chosen.direction}: how far values reach, for int8")
+    try:
+        return replace(chosen, ranges=ranges(chosen, device)), []
+    except OptionError as error:
+        return chosen, [f"{INT8}: {error}"]
 
 
 def _peers(
@@ -181,6 +204,8 @@ def _measure(result: Result, chosen: Subject, peers: list[Peer], size: _Size, to
     this = what(chosen.direction, size.side, size.batch)
     x = chosen.example(size.side, size.batch).to(size.device)
     makes = {peer.name: partial(peer.make, chosen) for peer in peers}
+    if any(name.endswith("compiled") for name in makes):
+        torch.compiler.reset()  # what was compiled for other sizes counts against a limit
     found, out = alternate(makes, x, result.settings.rounds, lambda text: told(f"{this}: {text}"))
     result.out_of_memory += [Failure(chosen.direction, size.side, size.batch, name) for name in out]
     reference = found.get(EXACT) or found.get(size.base) or next(iter(found.values()), None)
@@ -222,16 +247,29 @@ def _row(
 
 
 def _grow(result: Result, chosen: Subject, told: Callable[[str], None]) -> None:
-    settings = result.settings
-    vaekit = installed(chosen, torch.device("cpu"), quick=True)[0][0]
-    one = vaekit.make(chosen)
-    sizes = [(side, 1) for side in GROWTH_SIDES] + [(256, batch) for batch in GROWTH_BATCHES if batch > 1]
-    for side, batch in sizes[:2] if settings.quick else sizes:
-        told(what(chosen.direction, side, batch))
-        seconds, megapixels = timed(one, chosen.example(side, batch)), batch * side * side / 1e6
-        peak = peak_bytes(chosen, vaekit.name, side, batch) if settings.memory else None
+    """vaekit in one piece, size after size; what does not fit into free memory is told and left out."""
+    one = half(chosen, torch.device("cpu"))
+    sizes = [(side, 1) for side in GROWTH_SIDES] + [(GROWTH_SIDES[0], batch) for batch in GROWTH_BATCHES[1:]]
+    for side, batch in sizes:
+        this, x = f"growth: {what(chosen.direction, side, batch)}", chosen.example(side, batch)
+        needed, free = ONE_PIECE_MARGIN * _bytes(one, x), free_bytes(x.device)
+        told(f"{this}, about {amount(needed)} of {amount(free)} that are free")
+        try:
+            if needed > free:
+                raise MemoryError
+            seconds, megapixels = warm(runs(one), x), batch * side * side / 1e6
+        except OUT_OF_MEMORY:
+            result.out_of_memory.append(Failure(chosen.direction, side, batch, "vaekit"))
+            continue
+        peak = peak_bytes(chosen, "vaekit", side, batch) if result.settings.memory else None
         per = None if peak is None else peak / megapixels
         result.growth.append(Growth(chosen.direction, side, batch, seconds, seconds / megapixels, per))
+
+
+def _bytes(one: Half, x: Tensor) -> int:
+    """What a run of x in one piece takes."""
+    batch, _, height, width = x.shape
+    return one.forecast((batch, height, width), Ration(Budget(1 << 62, asked=False))).memory
 
 
 def what(direction: str, side: int, batch: int) -> str:
@@ -269,7 +307,7 @@ def write(result: Result, folder: Path, *, force: bool) -> list[Path]:
     texts = {
         "bench.json": json.dumps(result.to_dict(), indent=2),
         "bench.md": table(result),
-        "bench.svg": plot(result.rows),
+        "bench.svg": plot(result.rows, result.growth),
     }
     paths = [folder / name for name in texts]
     for path in paths:
@@ -300,17 +338,24 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+GROWTH_COLUMNS = ("vaekit, growth", "seconds", "per megapixel", "peak MiB per megapixel")
+
+
+def growth_cells(one: Growth) -> tuple[str, ...]:
+    """A row of growth's table."""
+    peak = "–" if one.peak_bytes_per_megapixel is None else f"{one.peak_bytes_per_megapixel / 2**20:.0f}"
+    this = what(one.direction, one.side, one.batch)
+    return this, f"{one.seconds:.3f}", f"{one.per_megapixel:.3f}", peak
+
+
 def table(result: Result) -> str:
     """The result in Markdown."""
     lines = [f"{result.subject} on {result.settings.device}", "", "| " + " | ".join(COLUMNS) + " |"]
     lines.append("|" + " --- |" * len(COLUMNS))
     lines += ["| " + " | ".join(cells(row)) + " |" for row in result.rows]
     if result.growth:
-        lines += ["", "| vaekit | seconds | per megapixel | peak MiB per megapixel |", "| --- | --- | --- | --- |"]
-        for one in result.growth:
-            peak = "–" if one.peak_bytes_per_megapixel is None else f"{one.peak_bytes_per_megapixel / 2**20:.0f}"
-            this = what(one.direction, one.side, one.batch)
-            lines.append(f"| {this} | {one.seconds:.2f} | {one.per_megapixel:.2f} | {peak} |")
+        lines += ["", "| " + " | ".join(GROWTH_COLUMNS) + " |", "|" + " --- |" * len(GROWTH_COLUMNS)]
+        lines += ["| " + " | ".join(growth_cells(one)) + " |" for one in result.growth]
     lines += ["", *(f"- {name}: {value}" for name, value in result.machine.items())]
     lines += [f"- out of memory: {one}" for one in result.out_of_memory]
     lines += [f"- not measured: {name}" for name in result.missing]

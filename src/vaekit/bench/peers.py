@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from vaekit.bench.subject import FAMILY, Subject
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.folder import diffusers_config
+from vaekit.engine.fast import openvino
 from vaekit.engine.half import Half
-from vaekit.engine.placement import Engine, place
+from vaekit.engine.placement import Engine, Quality, computes_in_bfloat16, place
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig
 
 CPU = torch.device("cpu")
+INT8 = "vaekit, int8"
 Runs = Callable[[Tensor], Tensor]
 """The input in float32 to the result in float32."""
 
@@ -43,8 +45,10 @@ class Peer:
 def installed(subject: Subject, device: torch.device, *, quick: bool) -> tuple[list[Peer], list[str]]:
     """Those that can run there, vaekit's default first, then diffusers as people use it; and who is missing, why."""
     missing = ["stable-diffusion.cpp: its Python package runs whole models and no VAE alone"]
-    peers = [Peer("vaekit", lambda one: _vaekit(one, device, "auto"))]
-    peers += [Peer("vaekit, reference", lambda one: _vaekit(one, device, "reference"))] if not quick else []
+    peers = [Peer("vaekit", lambda one: runs(half(one, device)))]
+    peers += [Peer("vaekit, reference", lambda one: runs(half(one, device, "reference")))] if not quick else []
+    if subject.ranges is not None:
+        peers.append(Peer(INT8, lambda one: runs(half(one, device, quality="fast"))))
     try:
         diffusers_config(subject.config, FAMILY)
     except OptionError as error:
@@ -60,15 +64,15 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 
 def _on_gpu(device: torch.device) -> tuple[list[Peer], list[str]]:
-    half = half_precision(device)
-    name = str(half).removeprefix("torch.")
+    dtype = half_precision(device)
+    name = str(dtype).removeprefix("torch.")
     peers = [
         Peer("diffusers float32", lambda one: _diffusers(one, torch.float32, device, last=False)),
-        Peer(f"diffusers {name}", lambda one: _diffusers(one, half, device, last=False)),
-        Peer(f"diffusers {name} channels_last", lambda one: _diffusers(one, half, device)),
+        Peer(f"diffusers {name}", lambda one: _diffusers(one, dtype, device, last=False)),
+        Peer(f"diffusers {name} channels_last", lambda one: _diffusers(one, dtype, device)),
     ]
     if importlib.util.find_spec("triton"):
-        compiled = Peer(f"diffusers {name} compiled", lambda one: _compiled(one, half, device), slow=True)
+        compiled = Peer(f"diffusers {name} compiled", lambda one: _compiled(one, dtype, device), slow=True)
         return [*peers, compiled], []
     return peers, ["diffusers compiled: Triton is not installed"]
 
@@ -81,13 +85,16 @@ def _on_cpu() -> tuple[list[Peer], list[str]]:
         Peer("diffusers bfloat16 channels_last", lambda one: _diffusers(one, torch.bfloat16), half=True),
     ]
     if shutil.which("c++") or shutil.which("g++"):
-        peers.append(
-            Peer("diffusers bfloat16 compiled", lambda one: _compiled(one, torch.bfloat16), slow=True, half=True)
-        )
+        peers += [
+            Peer("diffusers float32 compiled", lambda one: _compiled(one, torch.float32), slow=True),
+            Peer("diffusers bfloat16 compiled", lambda one: _compiled(one, torch.bfloat16), slow=True, half=True),
+        ]
     else:
         missing.append("diffusers compiled: no C++ compiler")
+    dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
+    name = f"OpenVINO {str(dtype).removeprefix('torch.')}, diffusers' graph"
     for needs, peer in (
-        (("openvino",), Peer("OpenVINO bfloat16, diffusers' graph", _openvino)),
+        (("openvino",), Peer(name, lambda one: _openvino(one, dtype))),
         (("onnxruntime", "onnx"), Peer("onnxruntime float32", _onnxruntime, slow=True)),
     ):
         if all(importlib.util.find_spec(name) for name in needs):
@@ -97,20 +104,26 @@ def _on_cpu() -> tuple[list[Peer], list[str]]:
     return peers, missing
 
 
-def _vaekit(subject: Subject, device: torch.device, engine: Engine) -> Runs:
-    placement = place(device, engine=engine).suited_to(subject.config)
+def half(subject: Subject, device: torch.device, engine: Engine = "auto", quality: Quality = "full") -> Half:
+    """vaekit's own way: the one it picks by default, or for this engine or quality. Raises OptionError like `load`."""
+    placement = place(device, engine=engine, quality=quality).suited_to(subject.config)
     dtype = placement.encode_dtype if subject.direction == "encode" else placement.decode_dtype
-    half = Half(
+    return Half(
         subject.direction,
         subject.config,
         subject.state,
         dtype=dtype,
         device=placement.device,
         engine=placement.engine,
+        ranges=subject.ranges if quality == "fast" else None,
     )
-    if subject.direction == "decode":
-        return half.decode
-    return lambda x: half.encode(x).mean
+
+
+def runs(one: Half) -> Runs:
+    """An encoder gives the mean."""
+    if one.direction == "decode":
+        return one.decode
+    return lambda x: one.encode(x).mean
 
 
 class _Direction(nn.Module):
@@ -142,7 +155,6 @@ def _diffusers(subject: Subject, dtype: torch.dtype, device: torch.device = CPU,
 
 
 def _compiled(subject: Subject, dtype: torch.dtype, device: torch.device = CPU) -> Runs:
-    torch.compiler.reset()  # each size is compiled for itself, as fast as can be
     compiled: Any = torch.compile(_module(subject, dtype, device, last=True), dynamic=False)
     return lambda x: compiled(x.to(dtype)).float()
 
@@ -153,13 +165,12 @@ def _module(subject: Subject, dtype: torch.dtype, device: torch.device, *, last:
     return module.to(memory_format=torch.channels_last) if last else module
 
 
-def _openvino(subject: Subject) -> Runs:
-    import openvino
-
+def _openvino(subject: Subject, dtype: torch.dtype) -> Runs:
+    library = openvino.library()
     x = subject.example(64, 1)
     with warnings.catch_warnings(action="ignore"):  # of tracing, about diffusers' own checks
-        traced = openvino.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
-    ready = openvino.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        traced = library.convert_model(_Direction(subject), example_input=x, input=[(-1, x.shape[1], -1, -1)])
+    ready = library.Core().compile_model(traced, "CPU", {"INFERENCE_PRECISION_HINT": openvino.HINTS[dtype]})
     return lambda x: torch.from_numpy(ready(x.numpy())[0].copy())
 
 

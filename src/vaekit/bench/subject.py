@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vaekit.checkpoints.arrange import arrange
 from vaekit.checkpoints.read import read
+from vaekit.engine.fast.openvino import Ranges
 from vaekit.engine.strips.line import Direction, Line, line
 from vaekit.errors import OptionError
 from vaekit.families import family
@@ -28,13 +29,17 @@ FULL_SIZE: dict[str, NetworkConfig] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One direction of a network with its weights. source: what they were read from, where they are not random."""
+    """One direction of a network with its weights.
+
+    source: what they were read from, where they are not random. ranges: of int8 (vaekit.bench.int8), where it runs.
+    """
 
     name: str
     config: NetworkConfig
     state: Mapping[str, Tensor]
     direction: Direction
     source: str | None = None
+    ranges: Ranges | None = None
 
     @property
     def line(self) -> Line:

@@ -7,9 +7,10 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ LARGEST = {"cpu": 4096, "cuda": 8192}
 """Side of the last one."""
 WARM_UPS = {"cpu": 1, "cuda": 3}
 """Runs before the clock is looked at: on a GPU the second is captured, and the third replays that."""
+PATIENCE = 20.0
+"""Seconds; beside a run that takes longer, what is made ready on first use is nothing."""
 OUT_OF_MEMORY = (torch.OutOfMemoryError, ResourceError, MemoryError)
 
 
@@ -129,6 +132,12 @@ def timed(run: Runs, x: Tensor) -> float:
     return time.perf_counter() - started
 
 
+def warm(run: Runs, x: Tensor) -> float:
+    """Seconds of a run after the first, the middle one of three; of the first where nobody would wait for more."""
+    first = timed(run, x)
+    return first if first > PATIENCE else statistics.median(timed(run, x) for _ in range(3))
+
+
 def _timed_on_gpu(run: Runs, x: Tensor) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(x.device)
@@ -158,14 +167,14 @@ def peak_bytes(chosen: Subject, name: str, side: int, batch: int) -> int | None:
     None where nothing tells it.
     """
     if chosen.source is not None:
-        return _peak_of_process(chosen.source, chosen.direction, name, side, batch)
+        return _peak_of_process(chosen.source, chosen.direction, chosen.ranges, name, side, batch)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "vae.safetensors"
         chosen.save(path)
-        return _peak_of_process(str(path), chosen.direction, name, side, batch)
+        return _peak_of_process(str(path), chosen.direction, chosen.ranges, name, side, batch)
 
 
-def _peak_of_process(*what: str | int) -> int | None:
+def _peak_of_process(*what: Any) -> int | None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(theirs, *what))
@@ -179,8 +188,8 @@ def _peak_of_process(*what: str | int) -> int | None:
         process.join()
 
 
-def _peak(pipe, path, direction, name, side, batch) -> None:  # type: ignore[no-untyped-def]
-    chosen = subject(path, "", direction)
+def _peak(pipe, path, direction, ranges, name, side, batch) -> None:  # type: ignore[no-untyped-def]
+    chosen = replace(subject(path, "", direction), ranges=ranges)
     peer: Peer = next(peer for peer in installed(chosen, torch.device("cpu"), quick=False)[0] if peer.name == name)
     run, x = peer.make(chosen), chosen.example(side, batch)
     del chosen  # nobody but the peer is to keep the weights

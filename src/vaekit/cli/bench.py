@@ -49,7 +49,7 @@ def bench(
     Example: vaekit bench --quick -o bench/
     """
     from vaekit.bench import Settings, run
-    from vaekit.bench.measuring import COLUMNS, cells, write
+    from vaekit.bench.measuring import COLUMNS, GROWTH_COLUMNS, cells, growth_cells, write
 
     common.refuse_idle({"--kind": (vae is not None and kind != "kl", "the VAE tells its own")})
     chosen = tuple(direction or ("decode", "encode"))
@@ -61,6 +61,8 @@ def bench(
         common.print_json(result.to_dict())
     else:
         common.print_table(COLUMNS, [cells(row) for row in result.rows])
+        if growth:
+            common.print_table(GROWTH_COLUMNS, [growth_cells(one) for one in result.growth])
         for path in paths:
             typer.echo(str(path))
     for failure in result.out_of_memory:

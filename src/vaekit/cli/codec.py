@@ -6,14 +6,15 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
 
 from vaekit.cli import common
-from vaekit.errors import FamilyError, FileError, VaekitError
-from vaekit.overlap import AHEAD, attempt, beside
+from vaekit.errors import FileError, VaekitError
+from vaekit.overlap import AHEAD, beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,6 +105,8 @@ def decode(
 
     Example: vaekit decode photo.latents.safetensors --vae mini -o photo.png
     """
+    from vaekit import batches
+
     paths = common.latents_files(latents)
     goals = common.picture_targets(paths, output, "." + picture_format.lstrip("."), force=force)
     coder = common.load_vae(vae, decoder, family, padding, device, dtype, engine, quality, attention_window)
@@ -113,16 +116,15 @@ def decode(
         how: dict[str, Any] = {"any_family": any_family, "memory": memory, "progress": told}
 
         def load(path: Path) -> Latents:
-            return load_latents(path, None if unscaled is None else not unscaled, coder)
+            return coder.load_latents(path, scaled=None if unscaled is None else not unscaled)
 
-        def draw(path: Path, loaded: Latents | VaekitError) -> tuple[Latents, list[Image]]:
-            if isinstance(loaded, VaekitError):
-                raise loaded
+        def draw(group: list[tuple[Path, Latents]]) -> list[tuple[Latents, list[Image]]]:
+            path, loaded = group[0]
             if _by_rows(loaded, goals[path]):
                 coder.decode_to(loaded, goals[path], force=force, **how)
-                return loaded, []
-            decoded = coder.decode(loaded, **how)
-            return loaded, decoded if isinstance(decoded, list) else [decoded]
+                return [(loaded, [])]
+            several = [one for _, one in group]
+            return list(zip(several, batches.at_once(partial(coder.decode, **how), several), strict=True))
 
         def write(drawn: _Made[tuple[Latents, list[Image]]]) -> list[dict[str, Any]]:
             from vaekit import images
@@ -135,8 +137,8 @@ def decode(
             told = {"latents": str(drawn.path)}
             return [told | {"picture": str(goal)} | _shapes(loaded, drawn.seconds) for goal in written]
 
-        loaded = zip(paths, beside(load, paths, ahead=ahead), strict=True)
-        drawn = _timed(paths, (attempt(lambda pair: draw(*pair), pair) for pair in loaded))
+        outcomes = batches.decoded(draw, paths, read=load, in_turn=memory is not None, together=coder.gains_by_batches)
+        drawn = _timed(paths, outcomes)
         reports, code = common.gather(beside(write, drawn, ahead=ahead), len(paths), "decoding")
     _report([row for rows in reports for row in rows], as_json, lambda row: f"{row['picture']}  {_text_of(row)}")
     raise typer.Exit(code)
@@ -221,17 +223,6 @@ def _by_rows(latents: Latents, goal: Path) -> bool:
     width, height = latents.size
     large = width * height >= images.LARGE and len(latents.tensor) == 1 and latents.alpha is None
     return large and goal.suffix.lower() in images.BY_ROWS
-
-
-def load_latents(path: Path, scaled: bool | None, coder: VAE) -> Latents:
-    """Latents from a file; those that do not tell their family are taken as the VAE's, and that is told."""
-    from vaekit.latents import Latents
-
-    try:
-        return Latents.load(path, scaled=scaled)
-    except FamilyError:
-        log.info("%s does not tell its family; taken as %s, the VAE's", path, coder.family.name)
-        return Latents.load(path, scaled=scaled, family=coder.family)
 
 
 def _roundtrip(

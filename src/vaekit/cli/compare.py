@@ -125,7 +125,6 @@ def _latents(
     paths: list[Path], scaled: bool | None, family: str | None, vaes: dict[str, VAE]
 ) -> tuple[int, dict[str, Latents]]:
     """The exit code of what cannot be read, and the rest; one that tells no family is taken as the first VAE's."""
-    from vaekit.cli.codec import load_latents
     from vaekit.latents import Latents
 
     read: dict[str, Latents] = {}
@@ -133,7 +132,7 @@ def _latents(
     def work(item: tuple[str, Path]) -> None:
         name, path = item
         if vaes:
-            read[name] = load_latents(path, scaled, next(iter(vaes.values())))
+            read[name] = next(iter(vaes.values())).load_latents(path, scaled=scaled)
         else:
             read[name] = Latents.load(path, scaled=scaled, family=family)
 

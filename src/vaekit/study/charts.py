@@ -15,16 +15,18 @@ COLOURS = ("#6b3fc9", "#d1495b", "#2a7f62", "#b8860b", "#3b6fb6", "#555555")
 Point = tuple[float, float]
 
 
-def lines(series: Mapping[str, Sequence[Point]], x: str, y: str, *, logarithmic: bool = False) -> Markup:
+def lines(
+    series: Mapping[str, Sequence[Point]], x: str, y: str, *, logarithmic: bool = False, from_zero: bool = False
+) -> Markup:
     """Curves with their points, each with its name; single points are drawn as such.
 
-    x, y: what stands at the axes. logarithmic: of x. Points that are not finite are left out.
+    x, y: what stands at the axes. logarithmic: of x. from_zero: of y. Points that are not finite are left out.
     """
     known = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     every = [point for points in known.values() for point in points]
     if not every:
         return Markup("")
-    place = _Places(every, logarithmic)
+    place = _Places(every, logarithmic, from_zero)
     parts = [*_axes(place, x, y)]
     for number, (name, points) in enumerate(known.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -68,10 +70,12 @@ def bars(values: Mapping[str, float], y: str, reference: float | None = None) ->
 class _Places:
     """From numbers to pixels."""
 
-    def __init__(self, points: Sequence[Point], logarithmic: bool):
+    def __init__(self, points: Sequence[Point], logarithmic: bool, from_zero: bool):
         self.logarithmic = logarithmic
         xs, ys = [self._x(x) for x, _ in points], [y for _, y in points]
         self.x, self.y = _widened(min(xs), max(xs)), _widened(min(ys), max(ys))
+        if from_zero:
+            self.y = 0.0, self.y[1]
 
     def _x(self, x: float) -> float:
         return math.log2(max(x, 1e-9)) if self.logarithmic else x

@@ -9,6 +9,7 @@ that keeping compiled graphs on the disk, 100 MB each, would not pay.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -37,6 +38,14 @@ follows (OpenVINO 2026.4), and a bias of 0 is taken away before."""
 def available() -> bool:
     """Whether OpenVINO is installed; it is not imported for that."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def library() -> Any:
+    """OpenVINO, kept from telling its makers by the network of each import and each graph that is converted."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 def compiled(
@@ -79,26 +88,20 @@ def observed(
 
 
 def _compiled(results: list[Node], given: Node, dtype: torch.dtype) -> Any:
-    import openvino
-
-    model = openvino.Model(results, [given], "vae")
+    model = library().Model(results, [given], "vae")
     return _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[dtype]})
 
 
 @cache
 def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
+    return library().Core()
 
 
 class _Writer:
     """Writes a line's steps one after the other as nodes of a graph. seen: each convolution's input."""
 
     def __init__(self, line: Line, network: nn.Module, state: Mapping[str, Tensor], ranges: Ranges | None = None):
-        import openvino.opset15 as ops
-
-        self._ops: Any = ops
+        self._ops: Any = library().opset15
         self._line, self._state, self._module = line, state, network.get_submodule
         self._ranges = ranges or {}
         self.seen: dict[str, Node] = {}
