@@ -22,18 +22,26 @@ from vaekit.networks.config import KLConfig, TinyConfig
 SD1 = KLConfig(4, (128, 256, 512, 512), (128, 256, 512, 512), encoder_blocks=2, decoder_blocks=3)
 TAESD = TinyConfig(4, 64, (1, 3, 3, 3), (3, 3, 3, 1))
 GIB = 2**30
+LOADING = 160 * 2**20
 
 
 def task(height: int, width: int, *, config: KLConfig | TinyConfig = SD1, **more: object) -> Task:
     return Task(line(config, "decode"), height, width, **more)  # type: ignore[arg-type]
 
 
-@given(height=st.integers(1, 300), width=st.integers(1, 300), spare=st.floats(0, 1.5), item=st.sampled_from([2, 4]))
-@settings(max_examples=12, deadline=None)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    spare=st.floats(0, 1.5),
+    item=st.sampled_from([2, 4]),
+    winograd=st.booleans(),
+)
+@settings(max_examples=16, deadline=None)
 def test_a_plan_stays_inside_its_budget_and_simulates_to_what_it_says(
-    height: int, width: int, spare: float, item: int
+    height: int, width: int, spare: float, item: int, winograd: bool
 ) -> None:
-    one = task(height, width, item=item, held=height * width * 16, result=height * width * 256)
+    more = {"winograd": True, "loading": LOADING} if winograd else {}
+    one = task(height, width, item=item, held=height * width * 16, result=height * width * 256, **more)
     least = planning.smallest(one)
     budget = least + spare * (one_piece.one_piece_bytes(one) - least)
     assume(budget >= least)
@@ -49,6 +57,21 @@ def test_more_memory_is_never_slower(config: KLConfig | TinyConfig) -> None:
     least = planning.smallest(one)
     seconds = [plan.seconds for share in (1, 1.5, 2, 4, 16) if (plan := planning.plan(one, share * least))]
     assert len(seconds) == 5 and seconds == sorted(seconds, reverse=True)
+
+
+def test_winograds_convolution_is_taken_where_it_pays_and_fits_with_what_loading_takes() -> None:
+    one = task(64, 64, winograd=True, loading=LOADING)
+    roomy, tight, loaded = (
+        planning.plan(it, budget * planning.MIB)
+        for it, budget in ((one, 500), (one, LOADING // planning.MIB + 20), (replace(one, loading=0), 300))
+    )
+    assert roomy is not None and all(p.task.winograd and p.memory > LOADING for p in roomy.passes)
+    assert tight is not None and not any(p.task.winograd for p in tight.passes) and tight.memory > LOADING / 2
+    assert loaded is not None and any(p.task.winograd for p in loaded.passes)
+    direct = planning.plan(task(64, 64), 500 * planning.MIB)
+    assert direct is not None and roomy.seconds < 0.8 * direct.seconds
+    assert not any(one.at_points(step) for step in range(len(one.line)) if one.line.steps[step].channels == 3)
+    assert not any(replace(one, height=16, width=16).at_points(step) for step in range(len(one.line)))  # too short
 
 
 def test_less_than_the_smallest_cannot_be() -> None:
