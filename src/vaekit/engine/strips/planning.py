@@ -43,8 +43,10 @@ REDONE = 2
 """How many normalised steps may hang on redoing at once; each costs every later one another time, so more never pay."""
 KEYS_AT_ONCE = 1024
 """Cells whose keys and values an attention looks at together."""
-OVERHEAD = 28 * MIB
+OVERHEAD = 20 * MIB
 """What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
+HOLES = 40
+"""One part in so many of its arrays is added for what the heap does not give back between them, on the CPU."""
 COMFORTABLE_ON_GPU, OVERHEAD_ON_GPU = 128 * MIB, 128 * MIB
 """The same two on a GPU: strips that keep a large one busy; cuBLAS's and cuDNN's workspaces. Not measured yet."""
 
@@ -334,7 +336,8 @@ class _Draft:
         if self.on_disk > self.task.disk:
             return None
         task, line = self.task, self.task.line
-        memory = task.overhead + task.held + self.live + working_bytes(task, self.sweep, rows)
+        arrays = self.live + working_bytes(task, self.sweep, rows)
+        memory = task.overhead + task.held + arrays + (0 if task.gpu else arrays // HOLES)
         if self.sweep.target == len(line) - 1:
             memory += task.result
         strips = -(-self.height // rows)
