@@ -1,6 +1,6 @@
 """Does a text-to-image model draw what its prompts say?
 
-    python benchmarks/prompts.py MODEL --pictures EMOJI [--recipe recipes/mini-sd.toml] [--sheet prompts.png]
+    python benchmarks/prompts.py MODEL --pictures EMOJI [--recipe recipes/mini-sd.toml] [--guidance 4] [--sheet prompts.png]
 
 MODEL: a folder as `vaekit train diffusion` writes it. EMOJI: the pictures it was trained on, with captions.jsonl.
 
@@ -30,7 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from vaekit.train.captions import Captioned, colour_name, read_captions, without_colour
 from vaekit.train.diffusion import DiffusionRecipe
-from vaekit.train.diffusions import sample
+from vaekit.train.diffusions import SHEET_GUIDANCE, draw_each
 
 NAMES = 100
 NEAREST = 10
@@ -52,29 +52,24 @@ def nearest(drawn: Vectors, known: Vectors) -> npt.NDArray[np.int64]:
     return np.argsort(-(drawn @ known.T), axis=1)[:, :NEAREST]
 
 
-class Model:
-    """The parts that were written, called as in training."""
+class Model(torch.nn.Module):
+    """The parts that were written, as in training."""
 
-    def __init__(self, folder: Path, recipe: DiffusionRecipe):
+    def __init__(self, folder: Path, recipe: DiffusionRecipe, guidance: float):
         from diffusers import UNet2DConditionModel
 
-        self.recipe = recipe
+        super().__init__()
+        self.recipe, self.guidance = recipe, guidance
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
 
-    def parameters(self):
-        return self.unet.parameters()
-
-    def __call__(self, noisy: torch.Tensor, steps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        return self.unet(noisy, steps, self.text(tokens).last_hidden_state).sample
-
     def draw(self, prompts: list[str]) -> list[Image.Image]:
-        ids = [
+        told, blank = (
             self.tokenizer(given, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            for given in (prompts, [""] * len(prompts))
-        ]
-        return sample(self, self.recipe, *ids)  # type: ignore[arg-type]
+            for given in (prompts, [""])
+        )
+        return draw_each(self, self.recipe, told, blank, guidance=self.guidance)  # type: ignore[arg-type]
 
 
 def names(model: Model, known: list[Captioned]) -> dict[str, float]:
@@ -109,10 +104,11 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/mini-sd.toml"))
+    parser.add_argument("--guidance", type=float, default=SHEET_GUIDANCE)
     parser.add_argument("--sheet", type=Path)
     given = parser.parse_args()
     recipe = DiffusionRecipe.read(given.recipe)
-    model, known = Model(given.model, recipe), read_captions(given.pictures, recipe.size)
+    model, known = Model(given.model, recipe, given.guidance), read_captions(given.pictures, recipe.size)
     started = time.perf_counter()
     model.draw(["a red apple"])
     report: dict[str, object] = {"seconds for one picture": round(time.perf_counter() - started, 2)}

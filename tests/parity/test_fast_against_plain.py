@@ -24,12 +24,12 @@ from vaekit.networks.config import KLConfig, NetworkConfig, PaddingMode, TinyCon
 from vaekit.networks.kl import KL, ReflectConv2d
 
 # four channels in a group: with fewer, a picture of one cell has no spread to divide by, and rounding decides
-KL_NETWORK = KLConfig(4, (16, 16, 24), (16, 24, 24), encoder_blocks=1, decoder_blocks=2, norm_groups=4)
+KL_NETWORK = KLConfig(4, (16, 16, 32), (16, 32, 32), encoder_blocks=1, decoder_blocks=2, norm_groups=4)
 NETWORKS: list[NetworkConfig] = [
     *(replace(KL_NETWORK, padding_mode=padding) for padding in get_args(PaddingMode)),
     replace(KL_NETWORK, encoder_attention=False, decoder_attention=False, quant_conv=False, post_quant_conv=False),
-    TinyConfig(4, 8, (1, 1, 2), (1, 2, 1)),
-    TinyConfig(4, 8, (1, 1, 2), (1, 2, 1), encoder_pooled=True, decoder_pooled=True),
+    TinyConfig(4, 16, (1, 1, 2), (1, 2, 1)),
+    TinyConfig(4, 16, (1, 1, 2), (1, 2, 1), encoder_pooled=True, decoder_pooled=True),
 ]
 SIDES = st.integers(1, 9)
 

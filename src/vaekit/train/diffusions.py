@@ -62,7 +62,12 @@ def prompt_sheet(pictures: LatentPictures) -> Sheet:
 
 @torch.no_grad()
 def draw_each(
-    network: TextToLatents, recipe: DiffusionRecipe, told: torch.Tensor, blank: torch.Tensor
+    network: TextToLatents,
+    recipe: DiffusionRecipe,
+    told: torch.Tensor,
+    blank: torch.Tensor,
+    *,
+    guidance: float = SHEET_GUIDANCE,
 ) -> list[Image.Image]:
     """A picture for each row of tokens [B, length], by DDIM; blank: [1, length], what guidance leads away from."""
     vae, device = load(recipe.start, dtype="float32"), next(network.parameters()).device
@@ -74,8 +79,8 @@ def draw_each(
     shape = (vae.family.latent_channels, side, side)
     drawn = []
     for seed, prompt in enumerate(each):
-        guidance, generators = Guidance(prompt, without, SHEET_GUIDANCE, (recipe.size, recipe.size)), draws([seed])
-        drawn.append(sample(model, scheduler, guidance, noise(generators, shape, model), generators).float().cpu())
+        led, generators = Guidance(prompt, without, guidance, (recipe.size, recipe.size)), draws([seed])
+        drawn.append(sample(model, scheduler, led, noise(generators, shape, model), generators).float().cpu())
     return images.to_pil(vae.decode(torch.cat(drawn), output="tensor"))
 
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from vaekit.engine.fast import winograd
 from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.strips.budget import Budget
-from vaekit.engine.strips.line import TILES
+from vaekit.engine.strips.line import LANES, TILES
 from vaekit.networks.config import KLConfig
 from vaekit.networks.kl import KL
 
 CPU = torch.device("cpu")
 SIDES = st.integers(1, 19)
+WIDTHS = st.integers(1, 3).map(lambda count: count * LANES)
 
-pytestmark = pytest.mark.skipif(not winograd.available(CPU, torch.float32), reason="numba is not installed")
+pytestmark = pytest.mark.skipif(not winograd.available(CPU, torch.float32), reason="llvmlite is not installed")
 
 
 def taken(count: int) -> Tensor:
@@ -38,8 +39,8 @@ def exactly(x: Tensor, weight: Tensor, bias: Tensor, pad: tuple[int, int]) -> Te
 @given(
     height=SIDES,
     width=SIDES,
-    channels=st.integers(1, 20),
-    out=st.integers(1, 20),
+    channels=WIDTHS,
+    out=WIDTHS,
     add=st.booleans(),
     relu=st.booleans(),
 )
@@ -57,22 +58,22 @@ def test_it_is_the_convolution(height: int, width: int, channels: int, out: int,
 @given(height=SIDES, width=SIDES, above=st.integers(0, 1), left=st.integers(0, 1), below=st.integers(0, 1))
 @settings(deadline=None)
 def test_rows_beside_those_asked_for_are_seen(height: int, width: int, above: int, left: int, below: int) -> None:
-    x, weight = torch.randn(height + above + below, width + left, 5), torch.randn(4, 5, 3, 3)
-    result = taken(height * width * 4).view(height, width, 4)
+    x, weight = torch.randn(height + above + below, width + left, 32), torch.randn(16, 32, 3, 3)
+    result = taken(height * width * 16).view(height, width, 16)
     winograd.convolve(x, winograd.weights_at_points(weight), None, result, taken, margin=(above, left))
-    wanted = exactly(x, weight, torch.zeros(4), (1, 1))[above : above + height, left:]
+    wanted = exactly(x, weight, torch.zeros(16), (1, 1))[above : above + height, left:]
     torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 @given(height=SIDES, width=SIDES, above=st.integers(0, 2), left=st.integers(0, 2))
 @settings(deadline=None)
 def test_an_enlargement_is_seen_without_being_made(height: int, width: int, above: int, left: int) -> None:
-    x, weight = torch.randn(height + 1, width + 1, 5), torch.randn(4, 5, 3, 3)
+    x, weight = torch.randn(height + 1, width + 1, 32), torch.randn(16, 32, 3, 3)
     enlarged = x.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    result = taken(4 * height * width * 4).view(2 * height, 2 * width, 4)
+    result = taken(4 * height * width * 16).view(2 * height, 2 * width, 16)
     at_points = winograd.weights_at_points(weight)
     winograd.convolve(x, at_points, None, result, taken, margin=(above, left), enlarged=True)
-    wanted = exactly(enlarged, weight, torch.zeros(4), (1, 1))[above : above + 2 * height, left : left + 2 * width]
+    wanted = exactly(enlarged, weight, torch.zeros(16), (1, 1))[above : above + 2 * height, left : left + 2 * width]
     torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -112,7 +113,7 @@ def test_it_runs_what_is_wide_on_many_pixels_of_a_long_run(way: str, monkeypatch
     assert decoded(64).abs().max() < 1e-4 and asked
 
 
-def test_without_numba_convolutions_are_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llvm_convolutions_are_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not winograd.available(CPU, torch.float32)
     monkeypatch.setattr(winograd, "convolve", None)

@@ -107,7 +107,8 @@ class Whole:
         added = step.residual is not None and step.shortcut is None
         if added:
             residual = results[step.residual or 0]
-            out = residual if step.residual in over else residual.clone()
+            ordered = residual.contiguous(memory_format=torch.channels_last)
+            out = ordered.clone() if ordered is residual and step.residual not in over else ordered
         else:
             height, width = (side * (2 if step.kind == "up" else 1) for side in x.shape[2:])
             out = room.spare.take((x.shape[0], height, width, conv.out_channels)).permute(0, 3, 1, 2)

@@ -11,34 +11,34 @@ more than there), and half of what it costs with the usual 0, ±1 and ±2.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vaekit.engine.strips.line import TILES
 
-log = logging.getLogger("vaekit")
+if TYPE_CHECKING:
+    from vaekit.engine.fast.tiles import Kernels
 
 SMALL, LARGE = 0.625, 1.5
 """The points, with both signs."""
-LOADING = 160 << 20
-"""Bytes; 124 MiB were measured where the kernels came from the disk, 153 where they were compiled."""
+LOADING = 80 << 20
+"""Bytes that LLVM takes; 73 MiB were measured."""
 
 
 def available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether it can be had: on a CPU, in float32, with numba, which compiles the changes of basis."""
-    return device.type == "cpu" and dtype == torch.float32 and importlib.util.find_spec("numba") is not None
+    """Whether it can be had: on a CPU, in float32, with LLVM, which compiles the loops over tiles."""
+    return device.type == "cpu" and dtype == torch.float32 and importlib.util.find_spec("llvmlite") is not None
 
 
 def loading() -> int:
-    """Bytes that numba and what it compiles will take; 0 where they are there."""
+    """Bytes that LLVM will take; 0 where it is there."""
     return 0 if _kernels.cache_info().currsize else LOADING
 
 
@@ -48,6 +48,32 @@ def weights_at_points(weight: Tensor) -> Tensor:
     out, channels = weight.shape[:2]
     flat = weight.permute(2, 3, 1, 0).reshape(9, channels * out)
     return torch.mm(torch.kron(points, points), flat).view(36, channels, out)
+
+
+def _points(x0: Any, x1: Any, x2: Any, x3: Any, x4: Any, x5: Any) -> Sequence[Any]:
+    """Six neighbours, as values at the points."""
+    both, either = SMALL**2 * LARGE**2, SMALL**2 + LARGE**2
+    even_small, odd_small = x4 - LARGE**2 * x2, SMALL * (x3 - LARGE**2 * x1)
+    even_large, odd_large = x4 - SMALL**2 * x2, LARGE * (x3 - SMALL**2 * x1)
+    return (
+        both * x0 - either * x2 + x4,
+        even_small + odd_small,
+        even_small - odd_small,
+        even_large + odd_large,
+        even_large - odd_large,
+        both * x1 - either * x3 + x5,
+    )
+
+
+def _neighbours(p0: Any, p1: Any, p2: Any, p3: Any, p4: Any, p5: Any) -> Sequence[Any]:
+    """Products at the points, as four neighbours."""
+    even_small, odd_small, even_large, odd_large = p1 + p2, p1 - p2, p3 + p4, p3 - p4
+    return (
+        p0 + even_small + even_large,
+        SMALL * odd_small + LARGE * odd_large,
+        SMALL**2 * even_small + LARGE**2 * even_large,
+        SMALL**3 * odd_small + LARGE**3 * odd_large + p5,
+    )
 
 
 def _kernel_at_points() -> list[list[float]]:
@@ -76,22 +102,25 @@ def convolve(
 ) -> None:
     """Fill rows `out` [h, w, K], or add to them, with the convolution of rows x [h', w', C], in float32.
 
-    weights: of `weights_at_points`. margin: rows and columns of x above and left of the first result, whose kernel sees
-    one of each; what is not there is zeros. enlarged: x stands for a picture of twice its size, whose pixels margin
-    counts. take(n): an array of n numbers to work in, the same every time. x and out have their channels innermost.
+    x and out lie in one piece. weights: of `weights_at_points`; C and K are multiples of LANES. margin: rows and columns
+    of x above and left of the first result, whose kernel sees one of each; what is not there is zeros. enlarged: x stands
+    for a picture of twice its size, whose pixels margin counts. take(n): an array of n numbers to work in, the same
+    every time.
     """
-    into, back = _kernels()
+    assert all(one.is_contiguous() and one.dtype == torch.float32 for one in (x, weights, out))
+    kernels = _kernels()
     across, down = -(-out.shape[1] // 4), -(-out.shape[0] // 4)
     channels, width = weights.shape[1:]
     offset = torch.zeros(width) if bias is None else bias
-    source, target, shift = x.numpy(), out.numpy(), offset.numpy()
     for first in range(0, across * down, TILES):
         count = min(TILES, across * down - first)
         work, values_end = take(36 * count * (channels + width)), 36 * count * channels
         values, products = work[:values_end].view(36, count, channels), work[values_end:].view(36, count, width)
-        _shared(into, count, source, int(enlarged), *margin, across, first, values.numpy())
+        seen = x.data_ptr(), *x.shape, enlarged, *margin
+        _shared(kernels.into, count, *seen, across, first, count * channels, values.data_ptr())
         torch.bmm(values, weights, out=products)
-        _shared(back, count, products.numpy(), shift, across, first, target, add, relu)
+        source, target = (products.data_ptr(), offset.data_ptr()), (out.data_ptr(), *out.shape[:2])
+        _shared(kernels.back, count, *source, count * width, width, across, first, *target, add, relu)
 
 
 def _shared(work: Callable[..., None], count: int, *arguments: Any) -> None:
@@ -114,9 +143,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @cache
-def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    """Compiled when first used, or read from numba's cache on the disk."""
-    log.info("Winograd's convolution is loaded; its first time on a machine takes some seconds")
+def _kernels() -> Kernels:
     from vaekit.engine.fast import tiles
 
-    return tiles.into, tiles.back
+    return tiles.compiled(_points, _neighbours)

@@ -26,7 +26,9 @@ Rows = tuple[int, int]
 TILES = 192
 """Of Winograd's convolution (vaekit.engine.fast.winograd) at a time: enough for quick products of matrices, few enough
 for the processor's cache."""
-NARROW, FEW, SHORT = 64, 48 * 48, 1e12
+LANES = 16
+"""Channels that it takes at once; widths that are no multiple of it are convolved directly."""
+NARROW, FEW, SHORT = 64, 48 * 48, 2e11
 """Channels and pixels below which direct convolution is quicker, and operations of a picture as a whole below which
 loading the other takes longer than it saves."""
 ACTIVATED = 1 << 20
@@ -131,8 +133,8 @@ class Line:
     def at_points(self, step: int, height: int, width: int) -> bool:
         """Whether a step is quicker by Winograd's convolution, where it can be had, for an input of height × width."""
         this = self.steps[step]
-        wide = min(self.width_of_source(step), this.channels) >= NARROW
-        if this.kind not in ("conv", "up") or not wide:
+        widths = self.width_of_source(step), this.channels
+        if this.kind not in ("conv", "up") or min(widths) < NARROW or any(width % LANES for width in widths):
             return False
         return self.side(step, height) * self.side(step, width) >= FEW and self.winograd_pays(height, width)
 
