@@ -1,6 +1,6 @@
 """Does a text-to-image model draw what its prompts say?
 
-    python benchmarks/prompts.py MODEL --pictures EMOJI [--recipe recipes/mini-sd.toml] [--guidance 4] [--sheet prompts.png]
+    python benchmarks/prompts.py MODEL --pictures EMOJI [--recipe recipes/mini-sd.toml] [--guidance 4] [--sheet OUT.png]
 
 MODEL: a folder as `vaekit train diffusion` writes it. EMOJI: the pictures it was trained on, with captions.jsonl.
 

@@ -213,6 +213,7 @@ class Half:
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
             gpu=self.device.type == "cuda",
             winograd=self._winograd,
+            threads=torch.get_num_threads(),
             loading=winograd.loading() if self._winograd else 0,
         )
 

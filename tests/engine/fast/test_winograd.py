@@ -15,7 +15,7 @@ from torch import Tensor
 from vaekit.engine.fast import winograd
 from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.strips.budget import Budget
-from vaekit.engine.strips.line import LANES, TILES
+from vaekit.engine.strips.line import LANES
 from vaekit.networks.config import KLConfig
 from vaekit.networks.kl import KL
 
@@ -52,7 +52,20 @@ def test_it_is_the_convolution(height: int, width: int, channels: int, out: int,
     result = there.clone() if add else taken(there.numel()).view_as(there)
     winograd.convolve(x, winograd.weights_at_points(weight), bias, result, taken, add=add, relu=relu)
     wanted = exactly(x, weight, bias, (1, 1)) + (there if add else 0)
-    torch.testing.assert_close(result.double(), wanted.relu() if relu else wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result.double(), wanted.relu() if relu else wanted, rtol=1e-4, atol=3e-4)
+
+
+@pytest.mark.parametrize("way", ["threads of its own", "registers of AVX-512"])
+def test_other_machines_have_it_too(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "threads of its own":
+        monkeypatch.setattr(winograd, "_openmp", lambda: None)
+    else:
+        monkeypatch.setattr("vaekit.engine.fast.tiles._rows_in_registers", lambda: 12)
+    winograd._kernels.cache_clear()
+    x, weight, bias, result = torch.randn(41, 50, 32), torch.randn(48, 32, 3, 3), torch.randn(48), taken(41 * 50 * 48)
+    winograd.convolve(x, winograd.weights_at_points(weight), bias, result.view(41, 50, 48), taken)
+    winograd._kernels.cache_clear()
+    torch.testing.assert_close(result.view(41, 50, 48).double(), exactly(x, weight, bias, (1, 1)), rtol=1e-4, atol=3e-4)
 
 
 @given(height=SIDES, width=SIDES, above=st.integers(0, 1), left=st.integers(0, 1), below=st.integers(0, 1))
@@ -62,7 +75,7 @@ def test_rows_beside_those_asked_for_are_seen(height: int, width: int, above: in
     result = taken(height * width * 16).view(height, width, 16)
     winograd.convolve(x, winograd.weights_at_points(weight), None, result, taken, margin=(above, left))
     wanted = exactly(x, weight, torch.zeros(16), (1, 1))[above : above + height, left:]
-    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=3e-4)
 
 
 @given(height=SIDES, width=SIDES, above=st.integers(0, 2), left=st.integers(0, 2))
@@ -74,13 +87,13 @@ def test_an_enlargement_is_seen_without_being_made(height: int, width: int, abov
     at_points = winograd.weights_at_points(weight)
     winograd.convolve(x, at_points, None, result, taken, margin=(above, left), enlarged=True)
     wanted = exactly(enlarged, weight, torch.zeros(16), (1, 1))[above : above + 2 * height, left : left + 2 * width]
-    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=3e-4)
 
 
 @pytest.mark.parametrize("channels", [64, 512])
 def test_it_rounds_as_little_as_the_direct_sum(channels: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = F.silu(torch.randn(32, 4 * TILES // 16, channels, generator=generator))
+    x = F.silu(torch.randn(32, 48, channels, generator=generator))
     weight = torch.randn(channels, channels, 3, 3, generator=generator) / (3 * channels**0.5)
     wanted, result = exactly(x, weight, torch.zeros(channels), (1, 1)), torch.empty_like(x)
     winograd.convolve(x, winograd.weights_at_points(weight), None, result, torch.empty)

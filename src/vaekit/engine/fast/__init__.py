@@ -3,7 +3,7 @@
 Downwards: `whole` (a line of steps over whole pictures), `gpu` (the same on a GPU),
 `openvino` (the same as a graph), `graphs` (repeated sizes as CUDA graphs), `norms`
 and `kernels` (GroupNorm in two passes, in PyTorch and in Triton), `winograd` and
-`tiles` (3×3 convolutions with a quarter of the products, and the part of it that
-numba compiles), `folding` (enlargement and convolution in one), `fused` (a
-convolution with what follows it).
+`tiles` (3×3 convolutions with a quarter of the products, and their machine code),
+`folding` (enlargement and convolution in one), `fused` (a convolution with what
+follows it).
 """

@@ -1,13 +1,14 @@
-"""The loops of `winograd` over tiles, written for LLVM, which makes machine code for the processor they run on.
+"""The loops of `winograd`, written for LLVM, which makes machine code for the processor they run on.
 
 As products with matrices of 36×36 its two changes of basis take six times the
 arithmetic, and copies before and after. Here a tile is taken LANES channels at a
-time, from its pixels to its last number without touching memory in between.
+time, from its pixels to its last number without touching memory in between. The
+products are made in the same place, some tiles at a time, so that their numbers
+stay in the cache of the core that works on them and no core waits for another.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,44 +19,54 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from vaekit.engine.strips.line import LANES
+from vaekit.engine.strips.line import LANES, TILES
 
+DEPTH, UNROLLED = 256, 4
+"""Of a product of matrices: numbers of each row at a time, and of these in one turn of a loop."""
 FLOAT, WHOLE, ADDRESS = ir.FloatType(), ir.IntType(64), ir.PointerType()
 NUMBERS = ir.VectorType(FLOAT, LANES)
 
 Change = Callable[..., Sequence[Any]]
-"""A change of basis along one side: six numbers in, six or four out, by sums, differences and factors in front."""
+"""A change of basis along one side, numbers in and numbers out, by sums, differences and factors in front."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Functions of addresses and whole numbers. Python's lock is free while they run.
+    """Addresses of two functions, each of the address of a row of numbers of 64 bits. Several threads may run one
+    together on the same row, whose first two numbers are 0 at first: how many threads have come, and how much of the
+    work they have taken. The last ones are addresses of arrays. Channels are multiples of LANES.
 
-    into(first, last, x, height, width, channels, enlarged, above, left, across, offset, step, values): places first
-    to last of values [36, places, channels], from the tiles `offset` later of rows x [height, width, channels] with
-    zeros around. enlarged: 1 where each number stands for 2×2 pixels. above, left: pixels above and left of the first
-    tile's first result. across: tiles in a row.
+    weigh: (0, 0, channels, out_channels, weight, at_points): weight [out_channels, channels, 3, 3] of a convolution ->
+    [36, out_channels / LANES, channels, LANES].
 
-    back(first, last, products, bias, step, channels, across, offset, out, height, width, add, relu): places first to
-    last of products [36, places, channels] -> the tiles `offset` later of rows out [height, width, channels]. add: 1
-    where they are added to what is there. relu: 1 where negative results become 0.
-
-    Channels are a multiple of LANES.
+    run: (0, 0, tiles, at_once, height, width, channels, enlarged, above, left, out_height, out_width, out_channels,
+    across, add, relu, x, weights, bias, out, space): rows x [height, width, channels] -> out [out_height, out_width,
+    out_channels], with zeros around x. tiles: how many there are. at_once: how many a thread takes. enlarged: 1 where
+    each number stands for 2×2 pixels. above, left: pixels above and left of the first result. across: tiles in a row.
+    add: 1 where results are added to what is there. relu: 1 where negative ones become 0. weights: what `weigh` made.
+    space: `points_numbers` to work in.
     """
 
-    into: Callable[..., None]
-    back: Callable[..., None]
+    weigh: int
+    run: int
     code: Any = field(repr=False)
     """What they are in; it must live as long as they do."""
 
 
-def compiled(points: Change, neighbours: Change) -> Kernels:
-    """points: six neighbours, as values at the points. neighbours: products at the points, as four neighbours."""
-    module = ir.Module("tiles")
-    _write_into(module, points)
-    _write_back(module, neighbours)
+def compiled(points: Change, neighbours: Change, kernel: Change) -> Kernels:
+    """points: six neighbours, as values at the points. neighbours: products at the points, as four neighbours.
+    kernel: three weights, as values at the points."""
+    module, block = ir.Module("tiles"), _rows_in_registers()
+    _write_weigh(module, kernel)
+    parts = _write_into(module, points), _write_products(module, block), _write_back(module, neighbours)
+    _write_run(module, *parts, block)
     code = _machine_code(module)
-    return Kernels(_callable(code, "into", 13), _callable(code, "back", 13), code)
+    return Kernels(code.get_function_address("weigh"), code.get_function_address("run"), code)
+
+
+def _rows_in_registers() -> int:
+    """A divisor of TILES: of sums, LANES in each; AVX-512 has twice as many registers of twice the size."""
+    return 12 if llvm.get_host_cpu_features().get("avx512f") else 6
 
 
 def _machine_code(module: ir.Module) -> Any:
@@ -68,18 +79,54 @@ def _machine_code(module: ir.Module) -> Any:
     return llvm.create_mcjit_compiler(parsed, target)
 
 
-def _callable(code: Any, name: str, arguments: int) -> Callable[..., None]:
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(code.get_function_address(name))
+# What they do
 
 
-# The two functions
+def _write_weigh(module: ir.Module, kernel: Change) -> None:
+    build, _, taken, (channels, out_channels), (weight, at_points) = _begun_by_threads(module, "weigh", 2, 2)
+    size, row = build.mul(channels, out_channels), build.mul(channels, _number(9))
+    with _shared(build, taken, _number(1), build.udiv(out_channels, _number(LANES))) as (block, _):
+        first, lanes = build.mul(block, _number(LANES)), range(LANES)
+        rows = [build.mul(build.add(first, _number(lane)), row) for lane in lanes]
+        to = _moved(build, at_points, build.mul(first, channels))
+        with _loop(build, _number(0), channels) as channel:
+            at = [_moved(build, weight, build.add(one, build.mul(channel, _number(9)))) for one in rows]
+            taps = [_Numbers.gathered(build, at, _number(tap)) for tap in range(9)]
+            half = [kernel(*taps[column::3]) for column in range(3)]
+            done = [number for of_row in zip(*half, strict=True) for number in kernel(*of_row)]
+            for n, number in enumerate(done):
+                number.write(_moved(build, to, build.mul(size, _number(n))), build.mul(channel, _number(LANES)))
+    build.ret_void()
 
 
-def _write_into(module: ir.Module, points: Change) -> None:
-    build, given = _begun(module, "into", "nnannnnnnnnna")
-    first, last, x, height, width, channels, enlarged, above, left, across, offset, step, values = given
+def _write_run(module: ir.Module, into: ir.Function, products: ir.Function, back: ir.Function, block: int) -> None:
+    build, thread, taken, given, (x, weights, bias, out, space) = _begun_by_threads(module, "run", 14, 5)
+    tiles, at_once, height, width, channels, enlarged, above, left = given[:8]
+    out_height, out_width, out_channels, across, add, relu = given[8:]
+    capacity = _multiple(build, at_once, TILES)
+    step, out_step = build.mul(capacity, channels), build.mul(capacity, out_channels)
+    space = _moved(build, space, build.mul(thread, build.mul(build.add(step, out_step), _number(36))))
+    results = _moved(build, space, build.mul(step, _number(36)))
+    size = build.mul(channels, out_channels)
+    with _shared(build, taken, at_once, tiles) as (first, count):
+        build.call(into, [count, x, height, width, channels, enlarged, above, left, across, first, step, space])
+        rows = _multiple(build, count, block)
+        with _loop(build, _number(0), _number(36)) as point:
+            parts = (space, step), (weights, size), (results, out_step)
+            arrays = [_moved(build, array, build.mul(point, by)) for array, by in parts]
+            build.call(products, [*arrays, rows, channels, out_channels])
+        build.call(
+            back, [count, results, bias, out_step, out_channels, across, first, out, out_height, out_width, add, relu]
+        )
+    build.ret_void()
+
+
+def _write_into(module: ir.Module, points: Change) -> ir.Function:
+    """Tiles -> values [36, step], so many of them from `offset` on."""
+    build, given = _begun(module, "into", "nannnnnnnnna")
+    count, x, height, width, channels, enlarged, above, left, across, offset, step, values = given
     nothing = _row_apart(build, channels)
-    with _loop(build, first, last) as place:
+    with _loop(build, _number(0), count) as place:
         top, side = _corner(build, build.add(place, offset), across)
         rows = _seen(build, build.add(top, build.sub(above, _number(1))), 6, height, enlarged)
         columns = _seen(build, build.add(side, build.sub(left, _number(1))), 6, width, enlarged)
@@ -92,14 +139,63 @@ def _write_into(module: ir.Module, points: Change) -> None:
             for n, number in enumerate(done):
                 number.write(_moved(build, to, build.mul(step, _number(n))), channel)
     build.ret_void()
+    return build.function
 
 
-def _write_back(module: ir.Module, neighbours: Change) -> None:
-    build, given = _begun(module, "back", "nnaannnnannnn")
-    first, last, products, bias, step, channels, across, offset, out, height, width, add, relu = given
+def _write_products(module: ir.Module, block: int) -> ir.Function:
+    """x [rows, depth] times weights [width / LANES, depth, LANES] -> out [rows, width].
+
+    block × LANES sums stay in registers while they grow, and DEPTH × LANES weights in the nearest cache, as Goto and
+    van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication") do it.
+    """
+    build, given = _begun(module, "products", "aaannn")
+    x, weights, out, rows, depth, width = given
+    nothing = _row_apart(build, _number(LANES))
+    with _loop(build, _number(0), depth, DEPTH) as done:
+        steps = _smaller(build, _number(DEPTH), build.sub(depth, done))
+        at_first = build.icmp_signed("==", done, _number(0))
+        with _loop(build, _number(0), width, LANES) as column:
+            panel = _moved(build, weights, build.add(build.mul(column, depth), build.mul(done, _number(LANES))))
+            with _loop(build, _number(0), rows, block) as first:
+                every = [build.add(first, _number(row)) for row in range(block)]
+                sources = [_moved(build, x, build.add(build.mul(row, depth), done)) for row in every]
+                targets = [_moved(build, out, build.add(build.mul(row, width), column)) for row in every]
+                there = [build.select(at_first, nothing, target) for target in targets]
+                sums = [_Numbers.read(build, one, _number(0)) for one in there]
+                for number, target in zip(_summed(build, sums, steps, sources, panel), targets, strict=True):
+                    number.write(target, _number(0))
+    build.ret_void()
+    return build.function
+
+
+def _summed(
+    build: ir.IRBuilder, sums: list[_Numbers], steps: ir.Value, sources: list[ir.Value], panel: ir.Value
+) -> list[_Numbers]:
+    """sums, one for each source, and to each the numbers of its source times the rows of the panel [steps, LANES]."""
+    before = build.block
+    with _loop(build, _number(0), steps, UNROLLED) as at:
+        body = build.block
+        build.position_after(at)
+        kept = [build.phi(NUMBERS) for _ in sums]
+        build.position_at_end(body)
+        grown = [_Numbers(build, one) for one in kept]
+        for place in (build.add(at, _number(step)) for step in range(UNROLLED)):
+            weights = _Numbers.read(build, panel, build.mul(place, _number(LANES)))
+            factors = [_Numbers.alike(build, source, place) for source in sources]
+            grown = [number + factor * weights for number, factor in zip(grown, factors, strict=True)]
+        for phi, begun, number in zip(kept, sums, grown, strict=True):
+            phi.add_incoming(begun.value, before)
+            phi.add_incoming(number.value, build.block)
+    return [_Numbers(build, one) for one in kept]
+
+
+def _write_back(module: ir.Module, neighbours: Change) -> ir.Function:
+    """products [36, step] -> so many tiles of out, from `offset` on."""
+    build, given = _begun(module, "back", "naannnnannnn")
+    count, products, bias, step, channels, across, offset, out, height, width, add, relu = given
     add, relu = (build.trunc(one, ir.IntType(1)) for one in (add, relu))
     nothing, nowhere = _row_apart(build, channels), _row_apart(build, channels)
-    with _loop(build, first, last) as place:
+    with _loop(build, _number(0), count) as place:
         top, side = _corner(build, build.add(place, offset), across)
         rows, columns = (_seen(build, *line, _number(0)) for line in ((top, 4, height), (side, 4, width)))
         pixels = _pixels(build, out, rows, columns, width, channels, nowhere)
@@ -114,6 +210,7 @@ def _write_back(module: ir.Module, neighbours: Change) -> None:
                     there = _Numbers.read(build, build.select(add, pixel, nothing), channel)
                     (number + shift + there).zero_below(relu).write(pixel, channel)
     build.ret_void()
+    return build.function
 
 
 # What they are written with
@@ -123,28 +220,48 @@ class _Numbers:
     """Those of LANES channels, in the code that is being written: a sum of two writes an addition."""
 
     def __init__(self, build: ir.IRBuilder, value: ir.Value):
-        self._build, self._value = build, value
+        self._build, self.value = build, value
 
     @classmethod
     def read(cls, build: ir.IRBuilder, row: ir.Value, channel: ir.Value) -> _Numbers:
         return cls(build, build.load(_moved(build, row, channel), align=4, typ=NUMBERS))
 
+    @classmethod
+    def alike(cls, build: ir.IRBuilder, row: ir.Value, place: ir.Value) -> _Numbers:
+        """One number of a row, in all lanes."""
+        one = build.load(_moved(build, row, place), align=4, typ=FLOAT)
+        nothing = ir.Constant(NUMBERS, ir.Undefined)
+        first = build.insert_element(nothing, one, ir.Constant(ir.IntType(32), 0))
+        return cls(build, build.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)))
+
+    @classmethod
+    def gathered(cls, build: ir.IRBuilder, rows: Sequence[ir.Value], place: ir.Value) -> _Numbers:
+        """One number of each row, one in each lane."""
+        value: ir.Value = ir.Constant(NUMBERS, ir.Undefined)
+        for lane, row in enumerate(rows):
+            one = build.load(_moved(build, row, place), align=4, typ=FLOAT)
+            value = build.insert_element(value, one, ir.Constant(ir.IntType(32), lane))
+        return cls(build, value)
+
     def write(self, row: ir.Value, channel: ir.Value) -> None:
-        self._build.store(self._value, _moved(self._build, row, channel), align=4)
+        self._build.store(self.value, _moved(self._build, row, channel), align=4)
 
     def __add__(self, other: _Numbers) -> _Numbers:
-        return _Numbers(self._build, self._build.fadd(self._value, other._value, flags=("contract",)))
+        return _Numbers(self._build, self._build.fadd(self.value, other.value, flags=("contract",)))
 
     def __sub__(self, other: _Numbers) -> _Numbers:
-        return _Numbers(self._build, self._build.fsub(self._value, other._value, flags=("contract",)))
+        return _Numbers(self._build, self._build.fsub(self.value, other.value, flags=("contract",)))
+
+    def __mul__(self, other: _Numbers) -> _Numbers:
+        return _Numbers(self._build, self._build.fmul(self.value, other.value, flags=("contract",)))
 
     def __rmul__(self, factor: float) -> _Numbers:
-        return _Numbers(self._build, self._build.fmul(_same(factor), self._value, flags=("contract",)))
+        return _Numbers(self._build, self._build.fmul(_same(factor), self.value, flags=("contract",)))
 
     def zero_below(self, wanted: ir.Value) -> _Numbers:
         """Zero instead of what is below, where that is wanted; NaN stays."""
         build, floor = self._build, self._build.select(wanted, _same(0.0), _same(-math.inf))
-        return _Numbers(build, build.select(build.fcmp_ordered("<", self._value, floor), floor, self._value))
+        return _Numbers(build, build.select(build.fcmp_ordered("<", self.value, floor), floor, self.value))
 
 
 @cache
@@ -166,6 +283,22 @@ def _begun(module: ir.Module, name: str, arguments: str) -> tuple[ir.IRBuilder, 
     return ir.IRBuilder(function.append_basic_block()), function.args
 
 
+def _begun_by_threads(
+    module: ir.Module, name: str, numbers: int, addresses: int
+) -> tuple[ir.IRBuilder, ir.Value, ir.Value, list[ir.Value], list[ir.Value]]:
+    """A function that threads run together: its writer, the thread's number, where it stands how much is taken, and
+    what was given."""
+    build, (given,) = _begun(module, name, "a")
+
+    def at(place: int) -> ir.Value:
+        return build.gep(given, [_number(place)], source_etype=WHOLE)
+
+    thread = build.atomic_rmw("add", at(0), _number(1), "monotonic")
+    loaded = [build.load(at(2 + place), typ=WHOLE) for place in range(numbers)]
+    found = [build.load(at(2 + numbers + place), typ=ADDRESS) for place in range(addresses)]
+    return build, thread, at(1), loaded, found
+
+
 @contextmanager
 def _loop(build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int = 1) -> Iterator[ir.Value]:
     before, function = build.block, build.function
@@ -182,11 +315,36 @@ def _loop(build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int = 1) -
     build.position_at_end(behind)
 
 
+@contextmanager
+def _shared(
+    build: ir.IRBuilder, taken: ir.Value, at_once: ir.Value, last: ir.Value
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Work up to `last` that no other thread has taken: where some of it begins, and how much."""
+    take, work, behind = (build.function.append_basic_block() for _ in range(3))
+    build.branch(take)
+    build.position_at_end(take)
+    first = build.atomic_rmw("add", taken, at_once, "monotonic")
+    build.cbranch(build.icmp_signed("<", first, last), work, behind)
+    build.position_at_end(work)
+    yield first, _smaller(build, at_once, build.sub(last, first))
+    build.branch(take)
+    build.position_at_end(behind)
+
+
+def _multiple(build: ir.IRBuilder, value: ir.Value, of: int) -> ir.Value:
+    """Rounded up."""
+    return build.mul(build.udiv(build.add(value, _number(of - 1)), _number(of)), _number(of))
+
+
+def _smaller(build: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    return build.select(build.icmp_signed("<", one, other), one, other)
+
+
 def _row_apart(build: ir.IRBuilder, channels: ir.Value) -> ir.Value:
     """The channels of a pixel that lies outside: zeros."""
-    row = build.alloca(FLOAT, channels)
-    with _loop(build, _number(0), channels) as channel:
-        build.store(ir.Constant(FLOAT, 0.0), _moved(build, row, channel))
+    row = build.alloca(NUMBERS, build.udiv(channels, _number(LANES)))
+    with _loop(build, _number(0), channels, LANES) as channel:
+        _Numbers(build, _same(0.0)).write(row, channel)
     return row
 
 

@@ -112,7 +112,7 @@ class Whole:
         else:
             height, width = (side * (2 if step.kind == "up" else 1) for side in x.shape[2:])
             out = room.spare.take((x.shape[0], height, width, conv.out_channels)).permute(0, 3, 1, 2)
-        weights = winograd.weights_at_points(conv.weight)
+        weights = winograd.weights_at_points(conv.weight, room.spare.take)
         for picture, result in zip(x, out.permute(0, 2, 3, 1), strict=True):
             for rows, margin, first, last in self._rows(step, picture):
                 winograd.convolve(
@@ -126,6 +126,7 @@ class Whole:
                     add=added,
                     relu=relu and step.shortcut is None,
                 )
+        room.spare.give(weights)
         if step.shortcut is None:
             return out
         short = self._conv(step.shortcut)

@@ -10,18 +10,19 @@ more than there), and half of what it costs with the usual 0, ±1 and ±2.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vaekit.engine.strips.line import TILES
+from vaekit.engine.strips.line import LANES, points_numbers, tiles_at_once
 
 if TYPE_CHECKING:
     from vaekit.engine.fast.tiles import Kernels
@@ -42,12 +43,22 @@ def loading() -> int:
     return 0 if _kernels.cache_info().currsize else LOADING
 
 
-def weights_at_points(weight: Tensor) -> Tensor:
-    """weight: [out, channels, 3, 3] of a convolution -> [36, channels, out]."""
-    points = torch.tensor(_kernel_at_points())
+def weights_at_points(weight: Tensor, take: Callable[[tuple[int, ...]], Tensor] = torch.empty) -> Tensor:
+    """weight: [out, channels, 3, 3] of a convolution -> [36, out / LANES, channels, LANES], in an array from `take`."""
     out, channels = weight.shape[:2]
-    flat = weight.permute(2, 3, 1, 0).reshape(9, channels * out)
-    return torch.mm(torch.kron(points, points), flat).view(36, channels, out)
+    weight, made = weight.contiguous(), take((36, out // LANES, channels, LANES))
+    _by_all_threads(_kernels().weigh, channels, out, weight.data_ptr(), made.data_ptr())
+    return made
+
+
+def _kernel(w0: Any, w1: Any, w2: Any) -> Sequence[Any]:
+    """Three weights, as values at the points, over the product of each point's distances from the others."""
+    values = []
+    points = (0.0, SMALL, -SMALL, LARGE, -LARGE)
+    for at in points:
+        distances = math.prod(at - other for other in points if other != at)
+        values.append((1 / distances) * w0 + (at / distances) * w1 + (at**2 / distances) * w2)
+    return [*values, w2]
 
 
 def _points(x0: Any, x1: Any, x2: Any, x3: Any, x4: Any, x5: Any) -> Sequence[Any]:
@@ -76,18 +87,6 @@ def _neighbours(p0: Any, p1: Any, p2: Any, p3: Any, p4: Any, p5: Any) -> Sequenc
     )
 
 
-def _kernel_at_points() -> list[list[float]]:
-    """[6, 3]: a kernel's values at the points, over the products of each point's distances from the others."""
-    points = (0.0, SMALL, -SMALL, LARGE, -LARGE)
-    rows = []
-    for at in points:
-        distances = 1.0
-        for other in points:
-            distances *= at - other if other != at else 1.0
-        rows.append([at**power / distances for power in range(3)])
-    return [*rows, [0.0, 0.0, 1.0]]
-
-
 def convolve(
     x: Tensor,
     weights: Tensor,
@@ -102,35 +101,43 @@ def convolve(
 ) -> None:
     """Fill rows `out` [h, w, K], or add to them, with the convolution of rows x [h', w', C], in float32.
 
-    x and out lie in one piece. weights: of `weights_at_points`; C and K are multiples of LANES. margin: rows and columns
-    of x above and left of the first result, whose kernel sees one of each; what is not there is zeros. enlarged: x stands
-    for a picture of twice its size, whose pixels margin counts. take(n): an array of n numbers to work in, the same
-    every time.
+    x and out lie in one piece. weights: of `weights_at_points`; C and K are multiples of LANES. margin: rows and
+    columns of x above and left of the first result, whose kernel sees one of each; what is not there is zeros.
+    enlarged: x stands for a picture of twice its size, whose pixels margin counts. take(n): an array of n numbers to
+    work in, the same every time.
     """
     assert all(one.is_contiguous() and one.dtype == torch.float32 for one in (x, weights, out))
-    kernels = _kernels()
     across, down = -(-out.shape[1] // 4), -(-out.shape[0] // 4)
-    channels, width = weights.shape[1:]
-    offset = torch.zeros(width) if bias is None else bias
-    for first in range(0, across * down, TILES):
-        count = min(TILES, across * down - first)
-        work, values_end = take(36 * count * (channels + width)), 36 * count * channels
-        values, products = work[:values_end].view(36, count, channels), work[values_end:].view(36, count, width)
-        seen = x.data_ptr(), *x.shape, enlarged, *margin
-        _shared(kernels.into, count, *seen, across, first, count * channels, values.data_ptr())
-        torch.bmm(values, weights, out=products)
-        source, target = (products.data_ptr(), offset.data_ptr()), (out.data_ptr(), *out.shape[:2])
-        _shared(kernels.back, count, *source, count * width, width, across, first, *target, add, relu)
+    work = x.shape[2], out.shape[2], across * down, torch.get_num_threads()
+    space, offset = take(points_numbers(*work)), torch.zeros(out.shape[2]) if bias is None else bias
+    seen, made = (*x.shape, enlarged, *margin), (*out.shape, across, add, relu)
+    arrays = (one.data_ptr() for one in (x, weights, offset, out, space))
+    _by_all_threads(_kernels().run, across * down, tiles_at_once(*work), *seen, *made, *arrays)
 
 
-def _shared(work: Callable[..., None], count: int, *arguments: Any) -> None:
-    """work(first, last, *arguments) for all of `count`, by as many threads as PyTorch uses."""
-    parts = max(1, min(torch.get_num_threads(), count))
-    edges = [count * i // parts for i in range(parts + 1)]
-    others = [_pool().submit(work, *edge, *arguments) for edge in pairwise(edges[1:])]
-    work(0, edges[1], *arguments)
+def _by_all_threads(kernel: int, *given: int) -> None:
+    """By as many as PyTorch uses, and where OpenMP is GNU's, as on Linux, by the same ones: theirs would wait for work
+    on the cores that others need."""
+    numbers, threads = (ctypes.c_int64 * (2 + len(given)))(0, 0, *given), torch.get_num_threads()
+    if (parallel := _openmp()) is not None:
+        parallel(kernel, numbers, threads, 0)
+        return
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
+    others = [_pool().submit(function, ctypes.addressof(numbers)) for _ in range(1, threads)]
+    function(ctypes.addressof(numbers))
     for other in others:
         other.result()
+
+
+@cache
+def _openmp() -> Callable[[int, Any, int, int], None] | None:
+    """GOMP_parallel(function, its argument, threads, flags) of the library that PyTorch has loaded."""
+    try:
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return parallel
 
 
 @cache
@@ -146,4 +153,4 @@ if hasattr(os, "register_at_fork"):
 def _kernels() -> Kernels:
     from vaekit.engine.fast import tiles
 
-    return tiles.compiled(_points, _neighbours)
+    return tiles.compiled(_points, _neighbours, _kernel)

@@ -23,14 +23,14 @@ Direction = Literal["encode", "decode"]
 Rows = tuple[int, int]
 """From the first row to before the last."""
 
-TILES = 192
-"""Of Winograd's convolution (vaekit.engine.fast.winograd) at a time: enough for quick products of matrices, few enough
-for the processor's cache."""
 LANES = 16
-"""Channels that it takes at once; widths that are no multiple of it are convolved directly."""
-NARROW, FEW, SHORT = 64, 48 * 48, 2e11
+"""Channels that Winograd's convolution (vaekit.engine.fast.winograd) takes at once; where widths are no multiple of it,
+it is not taken."""
+NARROW, FEW, SHORT = 32, 24 * 24, 1e11
 """Channels and pixels below which direct convolution is quicker, and operations of a picture as a whole below which
 loading the other takes longer than it saves."""
+TILES, TILES_TOGETHER = 12, 288
+"""Its tiles are multiplied in multiples of the first, and all threads together take at most the second at a time."""
 ACTIVATED = 1 << 20
 """Numbers that one piece normalises and activates at once for it, so that they still lie in the cache."""
 
@@ -146,6 +146,20 @@ class Line:
         """The same for the plain network, which first enlarges and then convolves."""
         folded = self.operations(step, height, width)
         return folded * 9 / 4 if self.steps[step].kind == "up" else folded
+
+
+def tiles_at_once(channels: int, width: int, tiles: int, threads: int) -> int:
+    """How many tiles of Winograd's convolution a thread takes at a time: few stay in its cache, but where weights are
+    large, many share the reading of them."""
+    most = min(2 * TILES if channels * width <= 256 * 256 else 6 * TILES, max(TILES, TILES_TOGETHER // threads))
+    turns = -(-tiles // (threads * most))
+    return -(-tiles // (threads * turns))
+
+
+def points_numbers(channels: int, width: int, tiles: int, threads: int) -> int:
+    """How many numbers all threads work in."""
+    at_once = -(-tiles_at_once(channels, width, tiles, threads) // TILES) * TILES
+    return 36 * threads * at_once * (channels + width)
 
 
 @lru_cache(maxsize=1000)

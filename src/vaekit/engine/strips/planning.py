@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
-from vaekit.engine.strips.line import TILES, Line
+from vaekit.engine.strips.line import Line, points_numbers
 from vaekit.engine.strips.sweeping import Strip, Sweep
 
 Place = Literal["given", "keep", "spill", "redo", "result"]
@@ -86,8 +86,8 @@ class Task:
     in_place: a convolution adds to an array that is there, without one of its own.
     plain: one piece is run by the plain network, not by fast.whole. gpu: it is
     run by fast.gpu, and the bytes are those of the GPU's memory. winograd: there is
-    fast.winograd, for the convolutions where it pays. loading: bytes that it takes
-    to be loaded.
+    fast.winograd, for the convolutions where it pays. threads: how many share it.
+    loading: bytes that it takes to be loaded.
     """
 
     line: Line
@@ -103,6 +103,7 @@ class Task:
     plain: bool = False
     gpu: bool = False
     winograd: bool = False
+    threads: int = 1
     loading: int = 0
 
     @property
@@ -142,18 +143,19 @@ class Task:
         return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count
 
     def moved_at_points(self, step: int) -> float:
-        """Bytes that Winograd's changes of basis write and products read, and the other way round."""
+        """Bytes whose moving takes as long as Winograd's changes of basis."""
         if not self.at_points(step):
             return 0.0
         channels = self.line.width_of_source(step) + self.line.steps[step].channels
-        return 2 * 36 / 16 * self._cells(step) * channels * self.item
+        return float(self._cells(step) * channels * self.item)
 
     def points_bytes(self, step: int, rows: int) -> int:
         """Bytes of what Winograd's convolution of so many rows works in."""
         if rows == 0 or not self.at_points(step):
             return 0
-        tiles = min(TILES, -(-rows // 4) * -(-self.line.side(step, self.width) // 4))
-        return 36 * tiles * (self.line.width_of_source(step) + self.line.steps[step].channels) * self.item
+        tiles = -(-rows // 4) * -(-self.line.side(step, self.width) // 4)
+        widths = self.line.width_of_source(step), self.line.steps[step].channels
+        return points_numbers(*widths, tiles, self.threads) * self.item
 
     def weight_bytes(self, step: int) -> int:
         """Bytes of the weights a step works with, as they are made ready for it."""
