@@ -113,6 +113,7 @@ def test_strips_take_what_their_plan_says(
 ) -> None:
     monkeypatch.setattr(statistics, "BLOCK", SMALL)
     monkeypatch.setattr(stores, "_empty", lambda shape, dtype, device: torch.empty(shape, dtype=dtype, device=device))
+    monkeypatch.delattr(stores.mmap, "MADV_DONTNEED")  # nor has a GPU that
     one = half(NETWORKS[name], direction)
     side = 192 if direction == "encode" else 48
     task = replace(one.task(side, side, Ration(Budget(1 << 40, True))), gpu=True)

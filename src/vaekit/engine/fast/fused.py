@@ -49,6 +49,14 @@ def point(rows: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(rows, conv.weight.flatten(1), conv.bias)
 
 
+def add_point(into: Tensor, rows: Tensor, conv: nn.Conv2d) -> None:
+    """into [..., out] += a 1×1 convolution of cells [..., channels], both in one piece."""
+    cells = into.view(-1, into.shape[-1])
+    cells.addmm_(rows.reshape(-1, rows.shape[-1]), conv.weight.flatten(1).T)
+    if conv.bias is not None:
+        cells += conv.bias
+
+
 def packed(weight: Tensor, x: Tensor, *, stride: int = 1, pad: Pair = (0, 0)) -> Tensor:
     """The weights of a convolution as `add_convolved` is quickest with on arrays like x: in oneDNN's own order."""
     if not _fusing(x):

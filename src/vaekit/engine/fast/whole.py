@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vaekit.engine.fast import winograd
 from vaekit.engine.fast.folding import cells_beyond, enlarge, fold
-from vaekit.engine.fast.fused import add_convolved, convolve, point
+from vaekit.engine.fast.fused import add_convolved, add_point, convolve, point
 from vaekit.engine.strips.line import ACTIVATED, Line, Step
 from vaekit.engine.strips.statistics import Affine, Statistics, activate
 from vaekit.engine.strips.stores import Scratch, Spare
@@ -103,7 +103,7 @@ class Whole:
         self, room: _Room, step: Step, x: Tensor, results: Mapping[int, Tensor], over: frozenset[int]
     ) -> Tensor:
         """By Winograd's convolution, of rows that are normalised and activated only when it is their turn."""
-        conv, relu = self._conv(step.name), step.after == "relu"
+        conv = self._conv(step.name)
         added = step.residual is not None and step.shortcut is None
         if added:
             residual = results[step.residual or 0]
@@ -111,7 +111,7 @@ class Whole:
             out = ordered.clone() if ordered is residual and step.residual not in over else ordered
         else:
             height, width = (side * (2 if step.kind == "up" else 1) for side in x.shape[2:])
-            out = room.spare.take((x.shape[0], height, width, conv.out_channels)).permute(0, 3, 1, 2)
+            out = room.spare.take(x.shape[0], height, width, conv.out_channels).permute(0, 3, 1, 2)
         weights = winograd.weights_at_points(conv.weight, room.spare.take)
         for picture, result in zip(x, out.permute(0, 2, 3, 1), strict=True):
             for rows, margin, first, last in self._rows(step, picture):
@@ -124,13 +124,14 @@ class Whole:
                     margin=margin,
                     enlarged=step.kind == "up",
                     add=added,
-                    relu=relu and step.shortcut is None,
+                    relu=step.after == "relu",
                 )
         room.spare.give(weights)
-        if step.shortcut is None:
-            return out
-        short = self._conv(step.shortcut)
-        return add_convolved(out, results[step.residual or 0], short.weight, short.bias, relu=relu)
+        if step.shortcut is not None:
+            add_point(
+                out.permute(0, 2, 3, 1), results[step.residual or 0].permute(0, 2, 3, 1), self._conv(step.shortcut)
+            )
+        return out
 
     def _rows(self, step: Step, x: Tensor) -> Iterator[tuple[Tensor, tuple[int, int], int, int]]:
         """What a 3×3 convolution of picture x [C, h, w] sees, in parts.

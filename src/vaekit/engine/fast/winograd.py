@@ -43,10 +43,10 @@ def loading() -> int:
     return 0 if _kernels.cache_info().currsize else LOADING
 
 
-def weights_at_points(weight: Tensor, take: Callable[[tuple[int, ...]], Tensor] = torch.empty) -> Tensor:
+def weights_at_points(weight: Tensor, take: Callable[..., Tensor] = torch.empty) -> Tensor:
     """weight: [out, channels, 3, 3] of a convolution -> [36, out / LANES, channels, LANES], in an array from `take`."""
     out, channels = weight.shape[:2]
-    weight, made = weight.contiguous(), take((36, out // LANES, channels, LANES))
+    weight, made = weight.contiguous(), take(36, out // LANES, channels, LANES)
     _by_all_threads(_kernels().weigh, channels, out, weight.data_ptr(), made.data_ptr())
     return made
 

@@ -338,7 +338,7 @@ class _Draft:
         if self.on_disk > self.task.disk:
             return None
         task, line = self.task, self.task.line
-        arrays = self.live + working_bytes(task, self.sweep, rows)
+        arrays = self.live + working(task, self.sweep, rows).total
         memory = task.overhead + task.held + arrays + (0 if task.gpu else arrays // HOLES)
         if self.sweep.target == len(line) - 1:
             memory += task.result
@@ -377,15 +377,36 @@ def _zoomed(rows: int, zoom: int) -> int:
     return rows << zoom if zoom >= 0 else max(1, rows >> -zoom)
 
 
-def working_bytes(task: Task, sweep: Sweep, rows: int) -> int:
-    """What a pass needs beside the stored results: windows, weights, the two arrays that all steps use, their own."""
-    windows, own = _largest(task, sweep, rows)
+@dataclass(frozen=True)
+class Working:
+    """Bytes of what a pass needs beside the stored results.
+
+    windows: of rows of steps. weights: made ready. slab, made, points: the arrays that all steps use, one after the
+    other, for what they convolve, for the rows of the pass's own step, and for Winograd's convolution. own: what a step
+    has for itself meanwhile.
+    """
+
+    windows: int
+    weights: int
+    slab: int
+    made: int
+    points: int
+    own: int
+
+    @property
+    def total(self) -> int:
+        return self.windows + self.weights + self.slab + self.made + self.points + self.own
+
+
+def working(task: Task, sweep: Sweep, rows: int) -> Working:
+    """In strips of so many rows."""
+    windows, *arrays = _largest(task, sweep, rows)
     weights = sum(task.weight_bytes(step) for step in sweep.computed)
-    return sum(count * task.row_bytes(step) for step, count in windows.items()) + weights + own
+    return Working(sum(count * task.row_bytes(step) for step, count in windows.items()), weights, *arrays)
 
 
 @lru_cache(maxsize=100_000)
-def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int]:
+def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int, int, int, int]:
     """The most rows each window ever holds, and the most bytes that the arrays of steps ever take.
 
     The first strips fill the windows and are the largest; a few more show the rhythm.
@@ -402,7 +423,7 @@ def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int]:
             own = max(own, own_bytes(task, step, count))
             points = max(points, task.points_bytes(step, count))
         made = max(made, (strip.rows[1] - strip.rows[0]) * task.row_bytes(sweep.target))
-    return windows, slab + made + own + points
+    return windows, slab, made, points, own
 
 
 def window_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:

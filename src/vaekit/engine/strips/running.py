@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from vaekit.engine.fast import winograd
 from vaekit.engine.fast.folding import quarters
-from vaekit.engine.fast.fused import add_convolved, packed, point
+from vaekit.engine.fast.fused import add_convolved, add_point, packed, point
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
-from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan
+from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan, working
 from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
-from vaekit.engine.strips.stores import Kept, Scratch, Spare, Spilled, Store, give_back_heap, steady_heap
+from vaekit.engine.strips.stores import Ground, Kept, Scratch, Spare, Spilled, Store, give_back_heap, steady_heap
 from vaekit.engine.strips.sweeping import Span
 
 
@@ -73,6 +73,7 @@ class Runner:
         self._spare = Spare(dtype, device)
         self._slab, self._rows, self._quarter, self._points = (Scratch(dtype, device) for _ in range(4))
         self._of_pass = plan.task
+        self._ground = Ground(dtype, device, max(map(_numbers, plan.passes)))
         self._weights: dict[int, list[Tensor]] = {}
 
     def run(self) -> None:
@@ -102,10 +103,7 @@ class Runner:
         target, sweep = one.sweep.target, one.sweep
         self._of_pass = one.task
         self._open(target)
-        self._windows = {
-            step: _Window(capacity, self._width(step), self.line.steps[step].channels, self._dtype, self._device)
-            for step, capacity in one.sweep.capacities(one.rows).items()
-        }
+        self._lay_out(one)
         read, count = frozenset(sweep.read), 0
         for strip in sweep.strips(one.rows):
             for span in strip.spans:
@@ -122,6 +120,18 @@ class Runner:
             count += 1
             self._tell(one, number, count)
         self._windows, self._weights = {}, {}
+
+    def _lay_out(self, one: Pass) -> None:
+        """Windows, and the arrays that steps use one after the other."""
+        self._ground.begin(_numbers(one))
+        self._windows = {
+            step: _Window(self._ground.take(capacity, self._width(step), self.line.steps[step].channels))
+            for step, capacity in one.sweep.capacities(one.rows).items()
+        }
+        needed, item = working(one.task, one.sweep, one.rows), one.task.item
+        sizes = (needed.slab, needed.made, needed.points)
+        for scratch, size in zip((self._slab, self._rows, self._points), sizes, strict=True):
+            scratch.put(self._ground.take(size // item))
 
     def _open(self, target: int) -> None:
         step, place = self.line.steps[target], self.plan.places[target]
@@ -236,7 +246,7 @@ class Runner:
         if added:
             self._begin(step, rows, out)
         if place not in self._weights:
-            self._weights[place] = [winograd.weights_at_points(conv.weight)]
+            self._weights[place] = [winograd.weights_at_points(conv.weight, self._ground.take)]
         winograd.convolve(
             slab,
             self._weights[place][0],
@@ -246,9 +256,11 @@ class Runner:
             margin=margin,
             enlarged=bool(enlarged),
             add=added,
-            relu=step.after == "relu" and step.shortcut is None,
+            relu=step.after == "relu",
         )
-        self._add_shortcut(step, rows, out)
+        if step.shortcut is not None:
+            assert step.residual is not None
+            add_point(out, self._windows[step.residual].rows(*rows), self._conv(step.shortcut))
 
     def _add_shortcut(self, step: Step, rows: Rows, out: Tensor) -> None:
         if step.shortcut is not None:
@@ -341,11 +353,20 @@ class Runner:
         return module
 
 
+def _numbers(one: Pass) -> int:
+    """How many of a pass lie in its ground: windows, Winograd's weights, and what steps use one after the other."""
+    task, needed = one.task, working(one.task, one.sweep, one.rows)
+    windows = sum(rows * task.row_bytes(step) for step, rows in one.sweep.capacities(one.rows).items())
+    weights = sum(task.weight_bytes(step) for step in one.sweep.computed if task.at_points(step))
+    return (windows + weights + needed.slab + needed.made + needed.points) // task.item
+
+
 class _Window:
     """The rows of one step that exist at the moment, in a buffer that is as high as they ever are."""
 
-    def __init__(self, capacity: int, width: int, channels: int, dtype: torch.dtype, device: torch.device):
-        self._buffer = torch.empty((capacity, width, channels), dtype=dtype, device=device)
+    def __init__(self, buffer: Tensor):
+        """buffer: [rows, width, channels]."""
+        self._buffer = buffer
         self._first = self._count = 0
 
     def keep_from(self, first: int) -> None:

@@ -60,7 +60,7 @@ class Kept:
             place, offset = divmod(self._end, self._chunk_rows)
             if place == len(self._chunks):
                 count = min(self._chunk_rows, self._height - self._end)
-                self._chunks.append(self._spare.take((count, *self._shape)))
+                self._chunks.append(self._spare.take(count, *self._shape))
             chunk = self._chunks[place]
             assert chunk is not None
             count = min(rows.shape[0] - done, chunk.shape[0] - offset)
@@ -99,7 +99,7 @@ class Spare:
     def give(self, chunk: Tensor) -> None:
         self._chunks.append(chunk.view(-1))
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
+    def take(self, *shape: int) -> Tensor:
         """Uninitialised. Where nothing fits, all there is goes back first: none lies there beside the new one."""
         count = math.prod(shape)
         for place, chunk in enumerate(self._chunks):
@@ -116,11 +116,47 @@ class Spare:
         self._chunks.clear()
 
 
+class Ground:
+    """One array for all passes of a run, since fresh memory costs the system as much time as a copy.
+
+    On the CPU what a pass does not need of it goes back to the system.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, numbers: int):
+        """numbers: the most that a pass needs."""
+        self._dtype, self._device, self._numbers = dtype, device, numbers
+        self._pages: mmap.mmap | None = None
+        self._taken = 0
+        if device.type == "cpu" and hasattr(mmap, "MADV_DONTNEED"):
+            self._pages = _pages(max(1, numbers) * dtype.itemsize)
+            self._array = torch.frombuffer(self._pages, dtype=dtype)
+
+    def begin(self, numbers: int) -> None:
+        """The next pass, which needs so many; what was taken before is void."""
+        self._taken = 0
+        if self._pages is None:
+            self._array = torch.empty(0, dtype=self._dtype, device=self._device)
+            self._array = self._array.new_empty(numbers)
+            return
+        needed = -(-numbers * self._dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+        if needed < len(self._pages):
+            self._pages.madvise(mmap.MADV_DONTNEED, needed, len(self._pages) - needed)
+
+    def take(self, *shape: int) -> Tensor:
+        """A part of it, uninitialised."""
+        first, self._taken = self._taken, self._taken + math.prod(shape)
+        return self._array[first : self._taken].view(shape)
+
+
 class Scratch:
     """An array that one step after the other uses; it grows to the largest, and goes with the pass."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self._array = torch.empty(0, dtype=dtype, device=device)
+
+    def put(self, array: Tensor) -> None:
+        """Begin with an array that is there."""
+        self._array = array
 
     def take(self, *shape: int) -> Tensor:
         """Uninitialised, over what was taken before."""
@@ -202,11 +238,12 @@ def _in_memory(folder: Path) -> bool:
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty(shape, dtype=dtype, device=device)
-    count = dtype.itemsize
-    for side in shape:
-        count *= side
-    pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+    return torch.frombuffer(_pages(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+
+
+def _pages(count: int) -> mmap.mmap:
+    """So many bytes, a mapping of their own."""
+    return mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
