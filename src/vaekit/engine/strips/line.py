@@ -12,8 +12,8 @@ is, which rows of its source a row of it looks at, how much arithmetic it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 from vaekit.networks.config import KLConfig, NetworkConfig, PaddingMode, TinyConfig
@@ -60,7 +60,7 @@ class Step:
     pad: int = 0
     normed: bool = False
 
-    @property
+    @cached_property
     def reads(self) -> tuple[int, ...]:
         """The steps whose rows it reads; an attention's keys, read as a whole, are not among them."""
         return (self.source,) if self.residual in (None, self.source) else (self.source, self.residual or 0)
@@ -199,7 +199,7 @@ class _Writer:
 
     def line(self, padding: PaddingMode, window: int | None = None) -> Line:
         normed = {step.source for step in self.steps if step.norm}
-        steps = (Step(**{**vars(step), "normed": i in normed}) for i, step in enumerate(self.steps))
+        steps = (replace(step, normed=i in normed) for i, step in enumerate(self.steps))
         return Line(tuple(steps), padding, window)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from vaekit.engine.strips.line import Line, points_numbers
@@ -117,13 +117,25 @@ class Task:
         """Bytes that one row of arrays may grow to."""
         return COMFORTABLE_ON_GPU if self.gpu else COMFORTABLE
 
+    @cached_property
+    def _row_bytes(self) -> list[int]:
+        return [self.line.side(i, self.width) * step.channels * self.item for i, step in enumerate(self.line.steps)]
+
+    @cached_property
+    def _bytes_of(self) -> list[int]:
+        return [count * self.line.side(i, self.height) for i, count in enumerate(self._row_bytes)]
+
+    @cached_property
+    def _at_points(self) -> list[bool]:
+        return [self.winograd and self.line.at_points(i, self.height, self.width) for i in range(len(self.line))]
+
     def row_bytes(self, step: int) -> int:
         """Bytes of one row of a step's result."""
-        return self.line.side(step, self.width) * self.line.steps[step].channels * self.item
+        return self._row_bytes[step]
 
     def bytes_of(self, step: int) -> int:
         """Bytes of a step's whole result."""
-        return self.row_bytes(step) * self.line.side(step, self.height)
+        return self._bytes_of[step]
 
     def chunk_rows(self, step: int) -> int:
         """Rows in a chunk of a stored result."""
@@ -131,7 +143,7 @@ class Task:
 
     def at_points(self, step: int) -> bool:
         """Whether a step is run by Winograd's convolution."""
-        return self.winograd and self.line.at_points(step, self.height, self.width)
+        return self._at_points[step]
 
     def _cells(self, step: int) -> int:
         return self.line.side(step, self.height) * self.line.side(step, self.width)
@@ -241,10 +253,10 @@ def plan(task: Task, budget: float) -> Plan | None:
 
 
 def ways(task: Task) -> tuple[Task, ...]:
-    """With Winograd's convolutions, where they are there and loaded, and without."""
-    if task.winograd and task.line.winograd_pays(task.height, task.width):
-        return task, replace(task, winograd=False, loading=0)
-    return (replace(task, winograd=False, loading=0),)
+    """With Winograd's convolutions, where they are there, and without, where loading them takes memory."""
+    if not task.winograd or not task.line.winograd_pays(task.height, task.width):
+        return (replace(task, winograd=False, loading=0),)
+    return (task, replace(task, winograd=False, loading=0)) if task.loading else (task,)
 
 
 def _fitted(draft: _Draft, budget: float) -> Pass | None:
@@ -262,7 +274,7 @@ def direct(task: Task) -> Task:
 
 def smallest(task: Task) -> int:
     """The fewest bytes that any plan can do with."""
-    task = ways(task)[-1]
+    task = replace(task, winograd=False, loading=0)
     least = _walk(task, lambda draft: draft.with_rows(draft.least_rows), lambda whole, one: max(whole, one.memory))
     assert least is not None
     return least.memory

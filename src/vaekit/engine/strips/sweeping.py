@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from vaekit.engine.strips.line import Line, Rows
 
@@ -51,12 +52,12 @@ class Sweep:
     redone: frozenset[int]
     height: int
 
-    @property
+    @cached_property
     def computed(self) -> tuple[int, ...]:
         """The steps whose rows it computes."""
         return tuple(sorted({*self.redone, self.target}))
 
-    @property
+    @cached_property
     def read(self) -> tuple[int, ...]:
         """The stored steps whose rows it reads, once each and from top to bottom."""
         reads = {other for step in self.computed for other in self.line.steps[step].reads}
