@@ -18,7 +18,7 @@ from vaekit.engine.fast import winograd
 from vaekit.engine.strips.statistics import as_picture
 from vaekit.engine.strips.stores import Scratch
 
-SIZES = ((512, 64), (512, 128), (256, 256), (256, 512), (128, 512), (64, 512))
+SIZES = ((512, 64), (512, 128), (256, 256), (256, 512), (160, 64), (128, 512), (64, 512), (32, 512))
 
 
 @torch.inference_mode()

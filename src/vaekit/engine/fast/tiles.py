@@ -21,7 +21,7 @@ from llvmlite import ir
 
 from vaekit.engine.strips.line import LANES, TILES
 
-DEPTH, UNROLLED = 256, 4
+DEPTH, UNROLLED = 128, 4
 """Of a product of matrices: numbers of each row at a time, and of these in one turn of a loop."""
 FLOAT, WHOLE, ADDRESS = ir.FloatType(), ir.IntType(64), ir.PointerType()
 NUMBERS = ir.VectorType(FLOAT, LANES)
@@ -146,7 +146,8 @@ def _write_products(module: ir.Module, block: int) -> ir.Function:
     """x [rows, depth] times weights [width / LANES, depth, LANES] -> out [rows, width].
 
     block × LANES sums stay in registers while they grow, and DEPTH × LANES weights in the nearest cache, as Goto and
-    van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication") do it.
+    van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication") do it. Sums of DEPTH numbers are summed
+    again, which rounds less than one long sum.
     """
     build, given = _begun(module, "products", "aaannn")
     x, weights, out, rows, depth, width = given
@@ -160,31 +161,28 @@ def _write_products(module: ir.Module, block: int) -> ir.Function:
                 every = [build.add(first, _number(row)) for row in range(block)]
                 sources = [_moved(build, x, build.add(build.mul(row, depth), done)) for row in every]
                 targets = [_moved(build, out, build.add(build.mul(row, width), column)) for row in every]
-                there = [build.select(at_first, nothing, target) for target in targets]
-                sums = [_Numbers.read(build, one, _number(0)) for one in there]
-                for number, target in zip(_summed(build, sums, steps, sources, panel), targets, strict=True):
-                    number.write(target, _number(0))
+                for number, target in zip(_summed(build, steps, sources, panel), targets, strict=True):
+                    before = _Numbers.read(build, build.select(at_first, nothing, target), _number(0))
+                    (before + number).write(target, _number(0))
     build.ret_void()
     return build.function
 
 
-def _summed(
-    build: ir.IRBuilder, sums: list[_Numbers], steps: ir.Value, sources: list[ir.Value], panel: ir.Value
-) -> list[_Numbers]:
-    """sums, one for each source, and to each the numbers of its source times the rows of the panel [steps, LANES]."""
+def _summed(build: ir.IRBuilder, steps: ir.Value, sources: list[ir.Value], panel: ir.Value) -> list[_Numbers]:
+    """For each source the sum of its numbers times the rows of the panel [steps, LANES]."""
     before = build.block
     with _loop(build, _number(0), steps, UNROLLED) as at:
         body = build.block
         build.position_after(at)
-        kept = [build.phi(NUMBERS) for _ in sums]
+        kept = [build.phi(NUMBERS) for _ in sources]
         build.position_at_end(body)
         grown = [_Numbers(build, one) for one in kept]
         for place in (build.add(at, _number(step)) for step in range(UNROLLED)):
             weights = _Numbers.read(build, panel, build.mul(place, _number(LANES)))
             factors = [_Numbers.alike(build, source, place) for source in sources]
             grown = [number + factor * weights for number, factor in zip(grown, factors, strict=True)]
-        for phi, begun, number in zip(kept, sums, grown, strict=True):
-            phi.add_incoming(begun.value, before)
+        for phi, number in zip(kept, grown, strict=True):
+            phi.add_incoming(_same(0.0), before)
             phi.add_incoming(number.value, build.block)
     return [_Numbers(build, one) for one in kept]
 
