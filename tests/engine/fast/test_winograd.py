@@ -15,7 +15,7 @@ from torch import Tensor
 from vaekit.engine.fast import winograd
 from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.strips.budget import Budget
-from vaekit.engine.strips.line import LANES
+from vaekit.engine.strips.line import LANES, TILES, points_numbers, tiles_at_once
 from vaekit.networks.config import KLConfig
 from vaekit.networks.kl import KL
 
@@ -88,6 +88,15 @@ def test_an_enlargement_is_seen_without_being_made(height: int, width: int, abov
     winograd.convolve(x, at_points, None, result, taken, margin=(above, left), enlarged=True)
     wanted = exactly(enlarged, weight, torch.zeros(16), (1, 1))[above : above + 2 * height, left : left + 2 * width]
     torch.testing.assert_close(result.double(), wanted, rtol=1e-4, atol=3e-4)
+
+
+@given(channels=WIDTHS, out=WIDTHS, tiles=st.integers(1, 5000), threads=st.integers(1, 70))
+def test_what_threads_work_in_grows_with_the_tiles_and_holds_them(
+    channels: int, out: int, tiles: int, threads: int
+) -> None:
+    room = points_numbers(channels, out, tiles, threads)
+    one = -(-tiles_at_once(channels, out, tiles, threads) // TILES) * TILES
+    assert 36 * threads * one * (channels + out) <= room <= points_numbers(channels, out, tiles + 1, threads)
 
 
 @pytest.mark.parametrize("channels", [64, 512])

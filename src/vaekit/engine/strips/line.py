@@ -151,15 +151,20 @@ class Line:
 def tiles_at_once(channels: int, width: int, tiles: int, threads: int) -> int:
     """How many tiles of Winograd's convolution a thread takes at a time: few stay in its cache, but where weights are
     large, many share the reading of them."""
-    most = min(2 * TILES if channels * width <= 256 * 256 else 6 * TILES, max(TILES, TILES_TOGETHER // threads))
-    turns = -(-tiles // (threads * most))
+    turns = -(-tiles // (threads * _most_tiles(channels, width, threads)))
     return -(-tiles // (threads * turns))
 
 
 def points_numbers(channels: int, width: int, tiles: int, threads: int) -> int:
-    """How many numbers all threads work in."""
-    at_once = -(-tiles_at_once(channels, width, tiles, threads) // TILES) * TILES
+    """How many numbers all threads work in; with fewer tiles no more."""
+    at_once = min(_most_tiles(channels, width, threads), -(-tiles // (threads * TILES)) * TILES)
     return 36 * threads * at_once * (channels + width)
+
+
+def _most_tiles(channels: int, width: int, threads: int) -> int:
+    """A multiple of TILES."""
+    most = 2 * TILES if channels * width <= 256 * 256 else 6 * TILES
+    return min(most, max(TILES, TILES_TOGETHER // threads // TILES * TILES))
 
 
 @lru_cache(maxsize=1000)

@@ -23,7 +23,17 @@ from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan, working
 from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
-from vaekit.engine.strips.stores import Ground, Kept, Scratch, Spare, Spilled, Store, give_back_heap, steady_heap
+from vaekit.engine.strips.stores import (
+    IN_A_LINE,
+    Ground,
+    Kept,
+    Scratch,
+    Spare,
+    Spilled,
+    Store,
+    give_back_heap,
+    steady_heap,
+)
 from vaekit.engine.strips.sweeping import Span
 
 
@@ -356,9 +366,10 @@ class Runner:
 def _numbers(one: Pass) -> int:
     """How many of a pass lie in its ground: windows, Winograd's weights, and what steps use one after the other."""
     task, needed = one.task, working(one.task, one.sweep, one.rows)
-    windows = sum(rows * task.row_bytes(step) for step, rows in one.sweep.capacities(one.rows).items())
-    weights = sum(task.weight_bytes(step) for step in one.sweep.computed if task.at_points(step))
-    return (windows + weights + needed.slab + needed.made + needed.points) // task.item
+    windows = [rows * task.row_bytes(step) for step, rows in one.sweep.capacities(one.rows).items()]
+    weights = [task.weight_bytes(step) for step in one.sweep.computed if task.at_points(step)]
+    arrays = (*windows, *weights, needed.slab, needed.made, needed.points)
+    return sum(size // task.item + IN_A_LINE for size in arrays)
 
 
 class _Window:
