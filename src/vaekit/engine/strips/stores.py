@@ -126,7 +126,7 @@ class Ground:
 
     def __init__(self, dtype: torch.dtype, device: torch.device, numbers: int):
         """numbers: the most that a pass needs."""
-        self._dtype, self._device, self._numbers = dtype, device, numbers
+        self._dtype, self._device = dtype, device
         self._pages: mmap.mmap | None = None
         self._taken = 0
         if device.type == "cpu" and hasattr(mmap, "MADV_DONTNEED"):
