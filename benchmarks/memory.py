@@ -308,10 +308,11 @@ def picture(size: tuple[int, int], memory: str, target: Path) -> None:
     from vaekit.engine.strips import planning
     from vaekit.engine.strips.budget import parse
     from vaekit.engine.strips.line import line
+    from vaekit.engine.strips.task import Task
     from vaekit.networks.config import KLConfig
 
     config = KLConfig(4, (), (128, 256, 512, 512), decoder_blocks=3)
-    task = planning.Task(line(config, "decode"), size[1] // 8, size[0] // 8, result=4 * size[0] * size[1])
+    task = Task(line(config, "decode"), size[1] // 8, size[0] // 8, result=4 * size[0] * size[1])
     plan = planning.plan(task, parse(memory))
     assert plan is not None
     colours = {"keep": "#2f6fb0", "spill": "#c9772c", "redo": "#8b8f97", "result": "#3a8f55"}

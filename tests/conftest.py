@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.engine.placement import Placement
-from vaekit.engine.strips import planning
+from vaekit.engine.strips import working
 from vaekit.families import Family, family
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 from vaekit.networks.kl import KL
@@ -57,10 +57,10 @@ def winograd_everywhere(everywhere: bool = True) -> Iterator[None]:
     if not everywhere:
         yield
         return
-    planning._largest.cache_clear()
+    working._largest.cache_clear()
     with patch.multiple("vaekit.engine.strips.line", NARROW=1, FEW=1, SHORT=0):
         yield
-    planning._largest.cache_clear()
+    working._largest.cache_clear()
 
 
 @pytest.fixture(scope="session")

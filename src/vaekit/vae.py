@@ -25,7 +25,7 @@ from vaekit.engine.mapped import give_back
 from vaekit.engine.placement import Placement
 from vaekit.engine.strips.budget import Memory, parse, settle
 from vaekit.engine.strips.calibration import calibrate
-from vaekit.engine.strips.planning import Rates
+from vaekit.engine.strips.task import Rates
 from vaekit.engine.strips.telling import Forecast
 from vaekit.errors import FamilyError, LatentsError, OptionError, VaekitError
 from vaekit.families import Family

@@ -25,6 +25,7 @@ from vaekit.engine.strips.budget import Budget, rounded_up
 from vaekit.engine.strips.line import Line, line
 from vaekit.engine.strips.running import Progress, Runner
 from vaekit.engine.strips.stores import free_disk, spill_folder
+from vaekit.engine.strips.task import Rates, Task
 from vaekit.engine.strips.telling import Forecast, amount, size_of, whole_bytes
 from vaekit.errors import NumericsError, OptionError, ResourceError
 from vaekit.networks.config import KLConfig, NetworkConfig
@@ -59,7 +60,7 @@ class Ration:
     result: int = 0
     rows: int | None = None
     progress: Told | None = None
-    rates: planning.Rates | None = None
+    rates: Rates | None = None
     disk: int | None = None
 
 
@@ -197,9 +198,9 @@ class Half:
             )
         return forecast
 
-    def task(self, height: int, width: int, ration: Ration) -> planning.Task:
+    def task(self, height: int, width: int, ration: Ration) -> Task:
         """What is to be planned for one picture."""
-        return planning.Task(
+        return Task(
             self.line,
             height,
             width,
@@ -207,7 +208,7 @@ class Half:
             held=ration.held,
             result=ration.result,
             disk=free_disk(spill_folder()) if ration.disk is None else ration.disk,
-            rates=ration.rates or planning.Rates.usual(self.dtype.itemsize, gpu=self.device.type == "cuda"),
+            rates=ration.rates or Rates.usual(self.dtype.itemsize, gpu=self.device.type == "cuda"),
             rows=ration.rows,
             in_place=fusing(self.device, self.dtype),
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
@@ -341,7 +342,7 @@ def _reference(network: Network) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def _too_little(direction: Direction, task: planning.Task, budget: Budget) -> OptionError | ResourceError:
+def _too_little(direction: Direction, task: Task, budget: Budget) -> OptionError | ResourceError:
     told = f"{size_of(task)} cannot be {direction}d in {amount(budget.bytes)} of memory"
     told += f"; the least that does is {rounded_up(planning.smallest(task))}"
     roomy = planning.plan(replace(task, disk=math.inf), budget.bytes)

@@ -20,6 +20,7 @@ from vaekit.engine.half import Direction, Half, Ration, rows_into, rows_of
 from vaekit.engine.strips import one_piece, planning
 from vaekit.engine.strips.budget import Budget
 from vaekit.engine.strips.running import Progress
+from vaekit.engine.strips.task import Rates
 from vaekit.errors import NumericsError, OptionError
 from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 from vaekit.networks.kl import KL
@@ -131,9 +132,9 @@ def test_places_change_nothing(rows: int) -> None:
     x = torch.randn(1, 4, 19, 23, generator=torch.manual_seed(4))
     wanted = plain(one, x)
     for rates in (
-        planning.Rates(spilled=1e15, moved=1e15),
-        planning.Rates(spilled=1.0),
-        planning.Rates(operations=1e18, spilled=1.0, moved=1.0, call=0),
+        Rates(spilled=1e15, moved=1e15),
+        Rates(spilled=1.0),
+        Rates(operations=1e18, spilled=1.0, moved=1.0, call=0),
     ):
         ration = Ration(Budget(1 << 40, True), rows=rows, rates=rates)
         assert (in_strips(one, x, ration) - wanted).abs().max() < TOLERANCE

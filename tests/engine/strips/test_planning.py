@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from vaekit.engine.strips import one_piece, planning
 from vaekit.engine.strips.line import line
-from vaekit.engine.strips.planning import Task
 from vaekit.engine.strips.simulation import simulated
 from vaekit.engine.strips.sweeping import Sweep
+from vaekit.engine.strips.task import MIB, Task
 from vaekit.networks.config import KLConfig, TinyConfig
 
 SD1 = KLConfig(4, (128, 256, 512, 512), (128, 256, 512, 512), encoder_blocks=2, decoder_blocks=3)
@@ -62,13 +62,13 @@ def test_more_memory_is_never_slower(config: KLConfig | TinyConfig) -> None:
 def test_winograds_convolution_is_taken_where_it_pays_and_fits_with_what_loading_takes() -> None:
     one = task(64, 64, winograd=True, loading=LOADING)
     roomy, tight, loaded = (
-        planning.plan(it, budget * planning.MIB)
-        for it, budget in ((one, 500), (one, LOADING // planning.MIB + 20), (replace(one, loading=0), 300))
+        planning.plan(it, budget * MIB)
+        for it, budget in ((one, 500), (one, LOADING // MIB + 20), (replace(one, loading=0), 300))
     )
     assert roomy is not None and all(p.task.winograd and p.memory > LOADING for p in roomy.passes)
     assert tight is not None and not any(p.task.winograd for p in tight.passes) and tight.memory > LOADING / 2
     assert loaded is not None and any(p.task.winograd for p in loaded.passes)
-    direct = planning.plan(task(64, 64), 500 * planning.MIB)
+    direct = planning.plan(task(64, 64), 500 * MIB)
     assert direct is not None and roomy.seconds < 0.8 * direct.seconds
     assert not any(one.at_points(step) for step in range(len(one.line)) if one.line.steps[step].channels == 3)
     assert not any(replace(one, height=8, width=8).at_points(step) for step in range(len(one.line)))  # too short

@@ -19,12 +19,15 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from vaekit.engine.strips.line import LANES, TILES
+from vaekit.engine.strips.line import LANES, TILES, WIDE
 
+NEAREST = 2
 DEPTH, UNROLLED = 128, 4
 """Of a product of matrices: numbers of each row at a time, and of these in one turn of a loop."""
 FLOAT, WHOLE, ADDRESS = ir.FloatType(), ir.IntType(64), ir.PointerType()
-NUMBERS = ir.VectorType(FLOAT, LANES)
+BFLOAT = ir.IntType(16)
+"""A number of bfloat16: the upper half of one of float32."""
+NUMBERS, BITS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 
 Change = Callable[..., Sequence[Any]]
 """A change of basis along one side, numbers in and numbers out, by sums, differences and factors in front."""
@@ -34,10 +37,12 @@ Change = Callable[..., Sequence[Any]]
 class Kernels:
     """Addresses of two functions, each of the address of a row of numbers of 64 bits. Several threads may run one
     together on the same row, whose first two numbers are 0 at first: how many threads have come, and how much of the
-    work they have taken. The last ones are addresses of arrays. Channels are multiples of LANES.
+    work they have taken. The last ones are addresses of arrays: of the `kind` they were compiled for where they hold a
+    convolution's weight, x or out, else of float32. Channels are multiples of LANES.
 
-    weigh: (0, 0, channels, out_channels, weight, at_points): weight [out_channels, channels, 3, 3] of a convolution ->
-    [36, out_channels / LANES, channels, LANES].
+    weigh: (0, 0, channels, out_channels, apart, between, weight, at_points): weight [out_channels, channels, 9] of a
+    convolution -> [36, out_channels / LANES, channels, LANES]. apart, between: how many numbers lie from one channel,
+    and from one of the nine, to the next.
 
     run: (0, 0, tiles, at_once, height, width, channels, enlarged, above, left, out_height, out_width, out_channels,
     across, add, relu, x, weights, bias, out, space): rows x [height, width, channels] -> out [out_height, out_width,
@@ -53,13 +58,13 @@ class Kernels:
     """What they are in; it must live as long as they do."""
 
 
-def compiled(points: Change, neighbours: Change, kernel: Change) -> Kernels:
+def compiled(points: Change, neighbours: Change, kernel: Change, kind: ir.Type = FLOAT) -> Kernels:
     """points: six neighbours, as values at the points. neighbours: products at the points, as four neighbours.
-    kernel: three weights, as values at the points."""
+    kernel: three weights, as values at the points. kind: of what is convolved, FLOAT or BFLOAT."""
     module, block = ir.Module("tiles"), _rows_in_registers()
-    _write_weigh(module, kernel)
-    parts = _write_into(module, points), _write_products(module, block), _write_back(module, neighbours)
-    _write_run(module, *parts, block)
+    _write_weigh(module, kernel, kind)
+    parts = _write_into(module, points, kind), _write_products(module, block), _write_back(module, neighbours, kind)
+    _write_run(module, *parts, block, kind)
     code = _machine_code(module)
     return Kernels(code.get_function_address("weigh"), code.get_function_address("run"), code)
 
@@ -82,16 +87,17 @@ def _machine_code(module: ir.Module) -> Any:
 # What they do
 
 
-def _write_weigh(module: ir.Module, kernel: Change) -> None:
-    build, _, taken, (channels, out_channels), (weight, at_points) = _begun_by_threads(module, "weigh", 2, 2)
+def _write_weigh(module: ir.Module, kernel: Change, kind: ir.Type) -> None:
+    build, _, taken, given, (weight, at_points) = _begun_by_threads(module, "weigh", 4, 2)
+    channels, out_channels, apart, between = given
     size, row = build.mul(channels, out_channels), build.mul(channels, _number(9))
     with _shared(build, taken, _number(1), build.udiv(out_channels, _number(LANES))) as (block, _):
         first, lanes = build.mul(block, _number(LANES)), range(LANES)
         rows = [build.mul(build.add(first, _number(lane)), row) for lane in lanes]
         to = _moved(build, at_points, build.mul(first, channels))
         with _loop(build, _number(0), channels) as channel:
-            at = [_moved(build, weight, build.add(one, build.mul(channel, _number(9)))) for one in rows]
-            taps = [_Numbers.gathered(build, at, _number(tap)) for tap in range(9)]
+            at = [_moved(build, weight, build.add(one, build.mul(channel, apart)), kind) for one in rows]
+            taps = [_Numbers.gathered(build, at, build.mul(between, _number(tap)), kind) for tap in range(9)]
             half = [kernel(*taps[column::3]) for column in range(3)]
             done = [number for of_row in zip(*half, strict=True) for number in kernel(*of_row)]
             for n, number in enumerate(done):
@@ -99,41 +105,44 @@ def _write_weigh(module: ir.Module, kernel: Change) -> None:
     build.ret_void()
 
 
-def _write_run(module: ir.Module, into: ir.Function, products: ir.Function, back: ir.Function, block: int) -> None:
+def _write_run(
+    module: ir.Module, into: ir.Function, products: ir.Function, back: ir.Function, block: int, kind: ir.Type
+) -> None:
     build, thread, taken, given, (x, weights, bias, out, space) = _begun_by_threads(module, "run", 14, 5)
     tiles, at_once, height, width, channels, enlarged, above, left = given[:8]
     out_height, out_width, out_channels, across, add, relu = given[8:]
     capacity = _multiple(build, at_once, TILES)
-    step, out_step = build.mul(capacity, channels), build.mul(capacity, out_channels)
+    step, out_step = build.mul(capacity, channels), build.mul(capacity, _smaller(build, out_channels, _number(WIDE)))
     space = _moved(build, space, build.mul(thread, build.mul(build.add(step, out_step), _number(36))))
     results = _moved(build, space, build.mul(step, _number(36)))
     size = build.mul(channels, out_channels)
     with _shared(build, taken, at_once, tiles) as (first, count):
         build.call(into, [count, x, height, width, channels, enlarged, above, left, across, first, step, space])
         rows = _multiple(build, count, block)
-        with _loop(build, _number(0), _number(36)) as point:
-            parts = (space, step), (weights, size), (results, out_step)
-            arrays = [_moved(build, array, build.mul(point, by)) for array, by in parts]
-            build.call(products, [*arrays, rows, channels, out_channels])
-        build.call(
-            back, [count, results, bias, out_step, out_channels, across, first, out, out_height, out_width, add, relu]
-        )
+        with _loop(build, _number(0), out_channels, WIDE) as begin:
+            wide = _smaller(build, _number(WIDE), build.sub(out_channels, begin))
+            parts = (space, step), (_moved(build, weights, build.mul(begin, channels)), size), (results, out_step)
+            with _loop(build, _number(0), _number(36)) as point:
+                arrays = [_moved(build, array, build.mul(point, by)) for array, by in parts]
+                build.call(products, [*arrays, rows, channels, wide])
+            places = [count, out_step, wide, out_channels, across, first, out_height, out_width, add, relu]
+            build.call(back, [*places, results, _moved(build, bias, begin), _moved(build, out, begin, kind)])
     build.ret_void()
 
 
-def _write_into(module: ir.Module, points: Change) -> ir.Function:
+def _write_into(module: ir.Module, points: Change, kind: ir.Type) -> ir.Function:
     """Tiles -> values [36, step], so many of them from `offset` on."""
     build, given = _begun(module, "into", "nannnnnnnnna")
     count, x, height, width, channels, enlarged, above, left, across, offset, step, values = given
-    nothing = _row_apart(build, channels)
+    nothing = _row_apart(build, channels, kind)
     with _loop(build, _number(0), count) as place:
         top, side = _corner(build, build.add(place, offset), across)
         rows = _seen(build, build.add(top, build.sub(above, _number(1))), 6, height, enlarged)
         columns = _seen(build, build.add(side, build.sub(left, _number(1))), 6, width, enlarged)
-        pixels = _pixels(build, x, rows, columns, width, channels, nothing)
+        pixels = _pixels(build, x, rows, columns, width, channels, nothing, kind)
         to = _moved(build, values, build.mul(place, channels))
         with _loop(build, _number(0), channels, LANES) as channel:
-            tile = [[_Numbers.read(build, pixel, channel) for pixel in row] for row in pixels]
+            tile = [[_Numbers.read(build, pixel, channel, kind) for pixel in row] for row in pixels]
             half = [points(*column) for column in zip(*tile, strict=True)]
             done = [number for row in zip(*half, strict=True) for number in points(*row)]
             for n, number in enumerate(done):
@@ -151,25 +160,30 @@ def _write_products(module: ir.Module, block: int) -> ir.Function:
     """
     build, given = _begun(module, "products", "aaannn")
     x, weights, out, rows, depth, width = given
-    nothing = _row_apart(build, _number(LANES))
+    nothing = _row_apart(build, _number(LANES), FLOAT)
     with _loop(build, _number(0), depth, DEPTH) as done:
         steps = _smaller(build, _number(DEPTH), build.sub(depth, done))
         at_first = build.icmp_signed("==", done, _number(0))
         with _loop(build, _number(0), width, LANES) as column:
             panel = _moved(build, weights, build.add(build.mul(column, depth), build.mul(done, _number(LANES))))
+            coming = _moved(build, panel, build.mul(depth, _number(LANES)))
             with _loop(build, _number(0), rows, block) as first:
                 every = [build.add(first, _number(row)) for row in range(block)]
                 sources = [_moved(build, x, build.add(build.mul(row, depth), done)) for row in every]
                 targets = [_moved(build, out, build.add(build.mul(row, width), column)) for row in every]
-                for number, target in zip(_summed(build, steps, sources, panel), targets, strict=True):
+                fetched = build.select(build.icmp_signed("==", first, _number(0)), coming, panel)
+                for number, target in zip(_summed(build, steps, sources, panel, fetched), targets, strict=True):
                     before = _Numbers.read(build, build.select(at_first, nothing, target), _number(0))
                     (before + number).write(target, _number(0))
     build.ret_void()
     return build.function
 
 
-def _summed(build: ir.IRBuilder, steps: ir.Value, sources: list[ir.Value], panel: ir.Value) -> list[_Numbers]:
-    """For each source the sum of its numbers times the rows of the panel [steps, LANES]."""
+def _summed(
+    build: ir.IRBuilder, steps: ir.Value, sources: list[ir.Value], panel: ir.Value, coming: ir.Value
+) -> list[_Numbers]:
+    """For each source the sum of its numbers times the rows of the panel [steps, LANES]. coming: a panel that is
+    brought near meanwhile, for the next sums."""
     before = build.block
     with _loop(build, _number(0), steps, UNROLLED) as at:
         body = build.block
@@ -179,6 +193,7 @@ def _summed(build: ir.IRBuilder, steps: ir.Value, sources: list[ir.Value], panel
         grown = [_Numbers(build, one) for one in kept]
         for place in (build.add(at, _number(step)) for step in range(UNROLLED)):
             weights = _Numbers.read(build, panel, build.mul(place, _number(LANES)))
+            _bring_near(build, _moved(build, coming, build.mul(place, _number(LANES))))
             factors = [_Numbers.alike(build, source, place) for source in sources]
             grown = [number + factor * weights for number, factor in zip(grown, factors, strict=True)]
         for phi, number in zip(kept, grown, strict=True):
@@ -187,16 +202,16 @@ def _summed(build: ir.IRBuilder, steps: ir.Value, sources: list[ir.Value], panel
     return [_Numbers(build, one) for one in kept]
 
 
-def _write_back(module: ir.Module, neighbours: Change) -> ir.Function:
-    """products [36, step] -> so many tiles of out, from `offset` on."""
-    build, given = _begun(module, "back", "naannnnannnn")
-    count, products, bias, step, channels, across, offset, out, height, width, add, relu = given
+def _write_back(module: ir.Module, neighbours: Change, kind: ir.Type) -> ir.Function:
+    """products [36, step] -> so many tiles of out, from `offset` on: some channels of `apart`."""
+    build, given = _begun(module, "back", "nnnnnnnnnnaaa")
+    count, step, channels, apart, across, offset, height, width, add, relu, products, bias, out = given
     add, relu = (build.trunc(one, ir.IntType(1)) for one in (add, relu))
-    nothing, nowhere = _row_apart(build, channels), _row_apart(build, channels)
+    nothing, nowhere = (_row_apart(build, channels, kind) for _ in range(2))
     with _loop(build, _number(0), count) as place:
         top, side = _corner(build, build.add(place, offset), across)
         rows, columns = (_seen(build, *line, _number(0)) for line in ((top, 4, height), (side, 4, width)))
-        pixels = _pixels(build, out, rows, columns, width, channels, nowhere)
+        pixels = _pixels(build, out, rows, columns, width, apart, nowhere, kind)
         source = _moved(build, products, build.mul(place, channels))
         with _loop(build, _number(0), channels, LANES) as channel:
             at = [_moved(build, source, build.mul(step, _number(n))) for n in range(36)]
@@ -205,8 +220,8 @@ def _write_back(module: ir.Module, neighbours: Change) -> ir.Function:
             shift = _Numbers.read(build, bias, channel)
             for row, of_row in zip(pixels, zip(*half, strict=True), strict=True):
                 for pixel, number in zip(row, neighbours(*of_row), strict=True):
-                    there = _Numbers.read(build, build.select(add, pixel, nothing), channel)
-                    (number + shift + there).zero_below(relu).write(pixel, channel)
+                    there = _Numbers.read(build, build.select(add, pixel, nothing), channel, kind)
+                    (number + shift + there).zero_below(relu).write(pixel, channel, kind)
     build.ret_void()
     return build.function
 
@@ -221,8 +236,9 @@ class _Numbers:
         self._build, self.value = build, value
 
     @classmethod
-    def read(cls, build: ir.IRBuilder, row: ir.Value, channel: ir.Value) -> _Numbers:
-        return cls(build, build.load(_moved(build, row, channel), align=4, typ=NUMBERS))
+    def read(cls, build: ir.IRBuilder, row: ir.Value, channel: ir.Value, kind: ir.Type = FLOAT) -> _Numbers:
+        array = ir.VectorType(kind, LANES)
+        return cls(build, _widened(build, build.load(_moved(build, row, channel, kind), align=2, typ=array)))
 
     @classmethod
     def alike(cls, build: ir.IRBuilder, row: ir.Value, place: ir.Value) -> _Numbers:
@@ -233,16 +249,18 @@ class _Numbers:
         return cls(build, build.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)))
 
     @classmethod
-    def gathered(cls, build: ir.IRBuilder, rows: Sequence[ir.Value], place: ir.Value) -> _Numbers:
+    def gathered(cls, build: ir.IRBuilder, rows: Sequence[ir.Value], place: ir.Value, kind: ir.Type) -> _Numbers:
         """One number of each row, one in each lane."""
-        value: ir.Value = ir.Constant(NUMBERS, ir.Undefined)
+        value: ir.Value = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
         for lane, row in enumerate(rows):
-            one = build.load(_moved(build, row, place), align=4, typ=FLOAT)
+            one = build.load(_moved(build, row, place, kind), align=2, typ=kind)
             value = build.insert_element(value, one, ir.Constant(ir.IntType(32), lane))
-        return cls(build, value)
+        return cls(build, _widened(build, value))
 
-    def write(self, row: ir.Value, channel: ir.Value) -> None:
-        self._build.store(self.value, _moved(self._build, row, channel), align=4)
+    def write(self, row: ir.Value, channel: ir.Value, kind: ir.Type = FLOAT) -> None:
+        build = self._build
+        value = self.value if kind == FLOAT else _narrowed(build, self.value)
+        build.store(value, _moved(build, row, channel, kind), align=2)
 
     def __add__(self, other: _Numbers) -> _Numbers:
         return _Numbers(self._build, self._build.fadd(self.value, other.value, flags=("contract",)))
@@ -262,9 +280,38 @@ class _Numbers:
         return _Numbers(build, build.select(build.fcmp_ordered("<", self.value, floor), floor, self.value))
 
 
+def _widened(build: ir.IRBuilder, numbers: ir.Value) -> ir.Value:
+    """Numbers of any kind, in float32."""
+    if numbers.type == NUMBERS:
+        return numbers
+    return build.bitcast(build.shl(build.zext(numbers, BITS), _bits(16)), NUMBERS)
+
+
+def _narrowed(build: ir.IRBuilder, numbers: ir.Value) -> ir.Value:
+    """Numbers of float32 in bfloat16: the nearest, of two the even one; NaN stays."""
+    bits = build.bitcast(numbers, BITS)
+    odd = build.and_(build.lshr(bits, _bits(16)), _bits(1))
+    nearest = build.add(bits, build.add(odd, _bits(0x7FFF)))
+    kept = build.select(build.fcmp_unordered("uno", numbers, numbers), _bits(0x7FC00000), nearest)
+    return build.trunc(build.lshr(kept, _bits(16)), ir.VectorType(BFLOAT, LANES))
+
+
 @cache
 def _same(value: float) -> ir.Constant:
     return ir.Constant(NUMBERS, [ir.Constant(FLOAT, value)] * LANES)
+
+
+@cache
+def _bits(value: int) -> ir.Constant:
+    return ir.Constant(BITS, [ir.Constant(BITS.element, value)] * LANES)
+
+
+def _bring_near(build: ir.IRBuilder, address: ir.Value) -> None:
+    """Into the nearest cache, for reading; nothing happens where no memory is."""
+    kind = ir.FunctionType(ir.VoidType(), [ADDRESS, *[ir.IntType(32)] * 3])
+    module = build.module
+    prefetch = module.globals.get("llvm.prefetch.p0") or ir.Function(module, kind, "llvm.prefetch.p0")
+    build.call(prefetch, [address, *(ir.Constant(ir.IntType(32), one) for one in (0, NEAREST, 1))])
 
 
 def _number(value: int) -> ir.Constant:
@@ -338,11 +385,11 @@ def _smaller(build: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     return build.select(build.icmp_signed("<", one, other), one, other)
 
 
-def _row_apart(build: ir.IRBuilder, channels: ir.Value) -> ir.Value:
+def _row_apart(build: ir.IRBuilder, channels: ir.Value, kind: ir.Type) -> ir.Value:
     """The channels of a pixel that lies outside: zeros."""
-    row = build.alloca(NUMBERS, build.udiv(channels, _number(LANES)))
+    row = build.alloca(ir.VectorType(kind, LANES), build.udiv(channels, _number(LANES)))
     with _loop(build, _number(0), channels, LANES) as channel:
-        _Numbers(build, _same(0.0)).write(row, channel)
+        _Numbers(build, _same(0.0)).write(row, channel, kind)
     return row
 
 
@@ -368,11 +415,12 @@ def _pixels(
     width: ir.Value,
     channels: ir.Value,
     outside: ir.Value,
+    kind: ir.Type,
 ) -> list[list[ir.Value]]:
     """The addresses of pixels [height, width, channels], by row and column."""
 
     def pixel(row: ir.Value, column: ir.Value) -> ir.Value:
-        return _moved(build, picture, build.mul(build.add(build.mul(row, width), column), channels))
+        return _moved(build, picture, build.mul(build.add(build.mul(row, width), column), channels), kind)
 
     return [
         [build.select(build.and_(is_row, is_column), pixel(row, column), outside) for column, is_column in columns]
@@ -380,6 +428,6 @@ def _pixels(
     ]
 
 
-def _moved(build: ir.IRBuilder, address: ir.Value, numbers: ir.Value) -> ir.Value:
+def _moved(build: ir.IRBuilder, address: ir.Value, numbers: ir.Value, kind: ir.Type = FLOAT) -> ir.Value:
     """An address so many numbers farther on."""
-    return build.gep(address, [numbers], source_etype=FLOAT)
+    return build.gep(address, [numbers], source_etype=kind)

@@ -2,8 +2,8 @@
 
 Against the plain network: channels last, enlargement folded into its
 convolution, residuals added by the convolution itself and in place, activations
-in place, and each result let go with its last use; in float32 Winograd's
-convolution where it is quicker.
+in place, and each result let go with its last use; Winograd's convolution where
+it is quicker.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def carried_out(
 
 class _Room:
     """Of one run: its input's height and width, where its Winograd convolutions work, and arrays that are done with,
-    since fresh memory costs the system as much time as a copy."""
+    those of their weights by themselves, since fresh memory costs the system as much time as a copy."""
 
     def __init__(self, x: Tensor):
         self.size = x.shape[2], x.shape[3]
-        self.points, self.spare = Scratch(x.dtype, x.device), Spare(x.dtype, x.device)
+        self.points = Scratch(x.dtype, x.device)
+        self.spare, self.weights = (Spare(x.dtype, x.device) for _ in range(2))
 
     def give(self, gone: Tensor, left: Collection[Tensor]) -> None:
         """Keep an array for another result, unless one that is left lies in it."""
@@ -112,7 +113,7 @@ class Whole:
         else:
             height, width = (side * (2 if step.kind == "up" else 1) for side in x.shape[2:])
             out = room.spare.take(x.shape[0], height, width, conv.out_channels).permute(0, 3, 1, 2)
-        weights = winograd.weights_at_points(conv.weight, room.spare.take)
+        weights = winograd.weights_at_points(conv.weight, room.weights.take)
         for picture, result in zip(x, out.permute(0, 2, 3, 1), strict=True):
             for rows, margin, first, last in self._rows(step, picture):
                 winograd.convolve(
@@ -126,7 +127,7 @@ class Whole:
                     add=added,
                     relu=step.after == "relu",
                 )
-        room.spare.give(weights)
+        room.weights.give(weights.view(out.dtype))
         if step.shortcut is not None:
             add_point(
                 out.permute(0, 2, 3, 1), results[step.residual or 0].permute(0, 2, 3, 1), self._conv(step.shortcut)

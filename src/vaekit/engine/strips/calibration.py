@@ -6,14 +6,18 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from vaekit.engine.strips.line import Line
-from vaekit.engine.strips.planning import Rates
-from vaekit.engine.strips.stores import spill_folder
+from vaekit.engine.fast import winograd
+from vaekit.engine.strips.line import Line, suits_winograd
+from vaekit.engine.strips.statistics import as_picture
+from vaekit.engine.strips.stores import Scratch, spill_folder
+from vaekit.engine.strips.task import Rates
 
 SECONDS = 0.25
 """For each measurement."""
@@ -22,27 +26,46 @@ WRITTEN = 1 << 26
 
 def calibrate(line: Line, dtype: torch.dtype, device: torch.device) -> Rates:
     """Rates for networks of these widths, in this dtype, there."""
-    widths = sorted({step.channels for step in line.steps if step.kind == "conv" and step.channels >= 16})
+    widths = {step.channels for step in line.steps if step.kind == "conv"}
+    wide, lanes = {width for width in widths if width >= 16}, set(filter(suits_winograd, widths))
     with torch.inference_mode():
-        slow = sum(_weight(line, width) / _convolving(width, dtype, device) for width in widths)
+        at_points = {width: _at_points(width, dtype) for width in lanes} if winograd.available(device, dtype) else {}
         return Rates(
-            operations=sum(_weight(line, width) for width in widths) / slow if widths else Rates.operations,
+            operations=_mean(line, {width: _convolving(width, dtype, device) for width in wide}) or Rates.operations,
+            at_points=_mean(line, at_points) or Rates.at_points,
             moved=_moving(dtype, device),
             spilled=_spilling(),
         )
 
 
-def _weight(line: Line, width: int) -> float:
-    """The arithmetic of a line that is done at a width."""
-    return sum(line.operations(i, 64, 64) for i, step in enumerate(line.steps) if step.channels == width)
+def _mean(line: Line, rates: dict[int, float]) -> float:
+    """Of operations a second at several widths, by the arithmetic of the line that is done at each; 0 of none."""
+    work = {
+        width: sum(line.operations(i, 64, 64) for i, s in enumerate(line.steps) if s.channels == width)
+        for width in rates
+    }
+    return sum(work.values()) / sum(work[width] / rate for width, rate in rates.items()) if rates else 0.0
+
+
+def _strip(width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows to be convolved, [n, 128, width], and the convolution's weight."""
+    rows = torch.randn(max(16, (2 << 20) // width // 128), 128, width, device=device).to(dtype)
+    weight = torch.randn(width, width, 3, 3, device=device).to(dtype)
+    return rows, weight.contiguous(memory_format=torch.channels_last)
 
 
 def _convolving(width: int, dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of a 3×3 convolution on a strip."""
-    side = max(16, int((2 << 20) / width) // 128)
-    x = torch.randn(1, width, side, 128, device=device).to(dtype).to(memory_format=torch.channels_last)
-    weight = torch.randn(width, width, 3, 3, device=device).to(dtype).to(memory_format=torch.channels_last)
-    return 2.0 * 9 * width * width * side * 128 / _time(lambda: F.conv2d(x, weight, padding=1), device)
+    rows, weight = _strip(width, dtype, device)
+    return 2.0 * 9 * rows.numel() * width / _time(lambda: F.conv2d(as_picture(rows), weight, padding=1), device)
+
+
+def _at_points(width: int, dtype: torch.dtype) -> float:
+    """The same by Winograd's, of which only the products of matrices count."""
+    rows, weight = _strip(width, dtype, torch.device("cpu"))
+    out, weights, scratch = torch.empty_like(rows), winograd.weights_at_points(weight), Scratch(dtype, rows.device)
+    work = partial(winograd.convolve, rows, weights, None, out, scratch.take)
+    return 2.0 * 36 / 16 * rows.numel() * width / _time(work, rows.device)
 
 
 def _moving(dtype: torch.dtype, device: torch.device) -> float:

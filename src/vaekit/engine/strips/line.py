@@ -29,9 +29,10 @@ it is not taken."""
 NARROW, FEW, SHORT = 32, 24 * 24, 1e11
 """Channels and pixels below which direct convolution is quicker, and operations of a picture as a whole below which
 loading the other takes longer than it saves."""
-TILES, TILES_TOGETHER = 12, 288
-"""Its tiles are multiplied in multiples of the first, and all threads together take at most the second at a time."""
-ACTIVATED = 1 << 20
+TILES, TILES_TOGETHER, WIDE = 12, 288, 128
+"""Its tiles are multiplied in multiples of the first, all threads together take at most the second at a time, and they
+make so many channels of the result at once."""
+ACTIVATED = 1 << 21
 """Numbers that one piece normalises and activates at once for it, so that they still lie in the cache."""
 
 
@@ -134,7 +135,7 @@ class Line:
         """Whether a step is quicker by Winograd's convolution, where it can be had, for an input of height × width."""
         this = self.steps[step]
         widths = self.width_of_source(step), this.channels
-        if this.kind not in ("conv", "up") or min(widths) < NARROW or any(width % LANES for width in widths):
+        if this.kind not in ("conv", "up") or not all(map(suits_winograd, widths)):
             return False
         return self.side(step, height) * self.side(step, width) >= FEW and self.winograd_pays(height, width)
 
@@ -148,6 +149,11 @@ class Line:
         return folded * 9 / 4 if self.steps[step].kind == "up" else folded
 
 
+def suits_winograd(channels: int) -> bool:
+    """Whether Winograd's convolution takes so many, and is quicker."""
+    return channels >= NARROW and channels % LANES == 0
+
+
 def tiles_at_once(channels: int, width: int, tiles: int, threads: int) -> int:
     """How many tiles of Winograd's convolution a thread takes at a time: few stay in its cache, but where weights are
     large, many share the reading of them."""
@@ -158,7 +164,7 @@ def tiles_at_once(channels: int, width: int, tiles: int, threads: int) -> int:
 def points_numbers(channels: int, width: int, tiles: int, threads: int) -> int:
     """How many numbers all threads work in; with fewer tiles no more."""
     at_once = min(_most_tiles(channels, width, threads), -(-tiles // (threads * TILES)) * TILES)
-    return 36 * threads * at_once * (channels + width)
+    return 36 * threads * at_once * (channels + min(width, WIDE))
 
 
 def _most_tiles(channels: int, width: int, threads: int) -> int:

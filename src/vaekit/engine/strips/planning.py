@@ -22,161 +22,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
-from vaekit.engine.strips.line import Line, points_numbers
-from vaekit.engine.strips.sweeping import Strip, Sweep
+from vaekit.engine.strips.line import Line
+from vaekit.engine.strips.sweeping import Sweep
+from vaekit.engine.strips.task import Task
+from vaekit.engine.strips.working import working
 
 Place = Literal["given", "keep", "spill", "redo", "result"]
 Frontier = tuple[tuple[int, Place], ...]
 
-MIB = 2**20
-CHUNK = 2 * MIB
-"""A stored result lies in chunks of rows of about this many bytes, which are let go one by one as they are read."""
-CHUNKS = 256
-"""How many chunks a stored result has at most."""
-COMFORTABLE = 12 * MIB
-"""Strips grow until one row of arrays reaches this; higher ones are no faster."""
 REDONE = 2
 """How many normalised steps may hang on redoing at once; each costs every later one another time, so more never pay."""
-KEYS_AT_ONCE = 1024
-"""Cells whose keys and values an attention looks at together."""
-OVERHEAD = 20 * MIB
-"""What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
 HOLES = 40
 """One part in so many of its arrays is added for what the heap does not give back between them, on the CPU."""
-COMFORTABLE_ON_GPU, OVERHEAD_ON_GPU = 128 * MIB, 128 * MIB
-"""The same two on a GPU: strips that keep a large one busy; cuBLAS's and cuDNN's workspaces. Not measured yet."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does in a second; only their ratios decide a plan. Defaults: two cores of a server, in float32.
-
-    operations: in convolutions. moved: bytes read or written by everything else.
-    spilled: bytes written to or read from a temporary file. call: seconds that one
-    step of one strip costs at least. weights: bytes of weights made ready, for each strip again.
-    """
-
-    operations: float = 140e9
-    moved: float = 8e9
-    spilled: float = 1.5e9
-    call: float = 2e-4
-    weights: float = 8e9
-
-    @classmethod
-    def usual(cls, item: int, *, gpu: bool = False) -> Rates:
-        """Those of a number of so many bytes; what computes in two also does so faster. gpu: of a data centre."""
-        if gpu:
-            return cls(operations=300e12 if item <= 2 else 30e12, moved=2e12, call=5e-5, weights=2e12)
-        return cls() if item > 2 else cls(operations=2.5 * cls.operations)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be planned.
-
-    height, width: of the line's input, in cells or pixels. item: bytes of a
-    number in the dtype the network runs in. held: bytes that lie in memory the
-    whole time, the input among them. result: bytes of the finished result, which
-    lies in memory during the last pass (0 where it is written away in strips).
-    disk: bytes that may be spilled at a time. rows: force this strip height.
-    in_place: a convolution adds to an array that is there, without one of its own.
-    plain: one piece is run by the plain network, not by fast.whole. gpu: it is
-    run by fast.gpu, and the bytes are those of the GPU's memory. winograd: there is
-    fast.winograd, for the convolutions where it pays. threads: how many share it.
-    loading: bytes that it takes to be loaded.
-    """
-
-    line: Line
-    height: int
-    width: int
-    item: int = 4
-    held: int = 0
-    result: int = 0
-    disk: float = math.inf
-    rates: Rates = field(default_factory=Rates)
-    rows: int | None = None
-    in_place: bool = True
-    plain: bool = False
-    gpu: bool = False
-    winograd: bool = False
-    threads: int = 1
-    loading: int = 0
-
-    @property
-    def overhead(self) -> int:
-        """Bytes beside the arrays."""
-        loaded = self.loading if self.line.winograd_pays(self.height, self.width) else 0
-        return (OVERHEAD_ON_GPU if self.gpu else OVERHEAD) + loaded
-
-    @property
-    def comfortable(self) -> int:
-        """Bytes that one row of arrays may grow to."""
-        return COMFORTABLE_ON_GPU if self.gpu else COMFORTABLE
-
-    @cached_property
-    def _row_bytes(self) -> list[int]:
-        return [self.line.side(i, self.width) * step.channels * self.item for i, step in enumerate(self.line.steps)]
-
-    @cached_property
-    def _bytes_of(self) -> list[int]:
-        return [count * self.line.side(i, self.height) for i, count in enumerate(self._row_bytes)]
-
-    @cached_property
-    def _at_points(self) -> list[bool]:
-        return [self.winograd and self.line.at_points(i, self.height, self.width) for i in range(len(self.line))]
-
-    def row_bytes(self, step: int) -> int:
-        """Bytes of one row of a step's result."""
-        return self._row_bytes[step]
-
-    def bytes_of(self, step: int) -> int:
-        """Bytes of a step's whole result."""
-        return self._bytes_of[step]
-
-    def chunk_rows(self, step: int) -> int:
-        """Rows in a chunk of a stored result."""
-        return max(1, -(-max(CHUNK, self.bytes_of(step) // CHUNKS) // self.row_bytes(step)))
-
-    def at_points(self, step: int) -> bool:
-        """Whether a step is run by Winograd's convolution."""
-        return self._at_points[step]
-
-    def _cells(self, step: int) -> int:
-        return self.line.side(step, self.height) * self.line.side(step, self.width)
-
-    def operations(self, step: int, rows: int | None = None) -> float:
-        """Multiplications and additions. rows: of a strip, beyond which the last row of Winograd's tiles hangs over."""
-        at_points = self.at_points(step)
-        count = self.line.operations(step, self.height, self.width, at_points=at_points)
-        return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count
-
-    def moved_at_points(self, step: int) -> float:
-        """Bytes whose moving takes as long as Winograd's changes of basis."""
-        if not self.at_points(step):
-            return 0.0
-        channels = self.line.width_of_source(step) + self.line.steps[step].channels
-        return float(self._cells(step) * channels * self.item)
-
-    def points_bytes(self, step: int, rows: int) -> int:
-        """Bytes of what Winograd's convolution of so many rows works in."""
-        if rows == 0 or not self.at_points(step):
-            return 0
-        tiles = -(-rows // 4) * -(-self.line.side(step, self.width) // 4)
-        widths = self.line.width_of_source(step), self.line.steps[step].channels
-        return points_numbers(*widths, tiles, self.threads) * self.item
-
-    def weight_bytes(self, step: int) -> int:
-        """Bytes of the weights a step works with, as they are made ready for it."""
-        this = self.line.steps[step]
-        if self.at_points(step):
-            return 36 * this.channels * self.line.width_of_source(step) * self.item
-        taps = {"conv": 9, "down": 9, "up": 4 * 4, "point": 1, "keys": 2, "attend": 2, "input": 0}[this.kind]
-        out = this.channels // 2 if this.kind == "keys" else this.channels
-        return taps * out * self.line.width_of_source(step) * self.item
 
 
 @dataclass(frozen=True)
@@ -286,16 +147,7 @@ def _moved(task: Task, step: int, stored: bool) -> float:
     source, out = task.bytes_of(this.source), task.bytes_of(step)
     touched = (4.0 if this.norm else 3.0 if this.before else 1.0) * source + 2.0 * out
     touched += (out if this.residual is not None else 0) + (out if this.normed else 0) + (2.0 * out if stored else 0)
-    return touched + attention_bytes(task, step) + task.moved_at_points(step)
-
-
-def attention_bytes(task: Task, step: int) -> float:
-    """Bytes that the scores of an attention take to be written and read."""
-    this = task.line.steps[step]
-    if this.kind != "attend":
-        return 0.0
-    cells = task.line.side(step, task.height) * task.line.side(step, task.width)
-    return 16.0 * cells * task.line.attended(step, task.height, task.width)
+    return touched + task.attention_bytes(step)
 
 
 # Passes
@@ -356,19 +208,20 @@ class _Draft:
             memory += task.result
         strips = -(-self.height // rows)
         zoom = line.steps[self.sweep.target].zoom
-        work = sum(task.operations(s, _zoomed(rows, line.steps[s].zoom - zoom)) for s in self.sweep.computed)
+        heights = {s: _zoomed(rows, line.steps[s].zoom - zoom) for s in self.sweep.computed}
         stored = self.places[self.sweep.target] == "keep"
         moved = sum(_moved(task, s, stored and s == self.sweep.target) for s in self.sweep.computed)
         moved += sum(2.0 * task.bytes_of(s) for s in self.sweep.read)
         spilled = self._spilled(strips)
         weights = sum(task.weight_bytes(s) for s in self.sweep.computed) * strips
         seconds = (
-            work / task.rates.operations
+            sum(task.seconds(s, height) for s, height in heights.items())
             + moved / task.rates.moved
             + spilled / task.rates.spilled
             + weights / task.rates.weights
             + strips * len(self.sweep.computed) * task.rates.call
         )
+        work = sum(task.operations(s, height) for s, height in heights.items())
         return Pass(task, self.sweep, rows, memory, seconds, work, spilled, self.on_disk)
 
     def _spilled(self, strips: int) -> float:
@@ -387,93 +240,6 @@ class _Draft:
 def _zoomed(rows: int, zoom: int) -> int:
     """Rows of a step, by those of another whose side is 2**-zoom times as long."""
     return rows << zoom if zoom >= 0 else max(1, rows >> -zoom)
-
-
-@dataclass(frozen=True)
-class Working:
-    """Bytes of what a pass needs beside the stored results.
-
-    windows: of rows of steps. weights: made ready. slab, made, points: the arrays that all steps use, one after the
-    other, for what they convolve, for the rows of the pass's own step, and for Winograd's convolution. own: what a step
-    has for itself meanwhile.
-    """
-
-    windows: int
-    weights: int
-    slab: int
-    made: int
-    points: int
-    own: int
-
-    @property
-    def total(self) -> int:
-        return self.windows + self.weights + self.slab + self.made + self.points + self.own
-
-
-def working(task: Task, sweep: Sweep, rows: int) -> Working:
-    """In strips of so many rows."""
-    windows, *arrays = _largest(task, sweep, rows)
-    weights = sum(task.weight_bytes(step) for step in sweep.computed)
-    return Working(sum(count * task.row_bytes(step) for step, count in windows.items()), weights, *arrays)
-
-
-@lru_cache(maxsize=100_000)
-def _largest(task: Task, sweep: Sweep, rows: int) -> tuple[dict[int, int], int, int, int, int]:
-    """The most rows each window ever holds, and the most bytes that the arrays of steps ever take.
-
-    The first strips fill the windows and are the largest; a few more show the rhythm.
-    """
-    windows: dict[int, int] = {}
-    slab = made = own = points = 0
-    for i, strip in enumerate(sweep.strips(rows)):
-        if i == 8:
-            break
-        for step, count in window_rows(sweep, strip):
-            windows[step] = max(windows.get(step, 0), count)
-        for step, count in new_rows(sweep, strip):
-            slab = max(slab, slab_bytes(task, step, count))
-            own = max(own, own_bytes(task, step, count))
-            points = max(points, task.points_bytes(step, count))
-        made = max(made, (strip.rows[1] - strip.rows[0]) * task.row_bytes(sweep.target))
-    return windows, slab, made, points, own
-
-
-def window_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:
-    """The windows of a pass and their rows in this strip; the target has none, its rows go to the store."""
-    yield from ((span.step, span.window) for span in strip.spans if span.step != sweep.target)
-
-
-def new_rows(sweep: Sweep, strip: Strip) -> Iterator[tuple[int, int]]:
-    """The steps computed in this strip and how many rows of each."""
-    read = sweep.read
-    yield from ((span.step, span.new[1] - span.new[0]) for span in strip.spans if span.step not in read)
-
-
-def slab_bytes(task: Task, step: int, rows: int) -> int:
-    """Bytes of what `rows` rows of a step are convolved from: rows of its source, activated, with a margin."""
-    this = task.line.steps[step]
-    if rows == 0:
-        return 0
-    wide = task.row_bytes(this.source) + 2 * task.line.width_of_source(step) * task.item
-    reach = {"conv": rows + 2, "down": 2 * rows + 1, "up": rows // 2 + 2}.get(this.kind, rows)
-    return reach * wide
-
-
-def own_bytes(task: Task, step: int, rows: int) -> int:
-    """Bytes of the arrays that a step has for itself while `rows` rows of it are computed."""
-    this, out, weights = task.line.steps[step], rows * task.row_bytes(step), task.weight_bytes(step)
-    if rows == 0:
-        return 0
-    if task.at_points(step):
-        return weights // 4  # as they were, in another order
-    if this.kind == "attend":
-        cells, channels = rows * task.line.side(step, task.width), this.channels
-        block = min(KEYS_AT_ONCE, task.line.side(step, task.width) * task.line.side(step, task.height))
-        # in float32: queries, what is gathered, and its share of a block; scores; the block's keys and values
-        return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + out + weights
-    if this.kind == "up":  # of four kinds of pixels, one at a time
-        return weights // 2 + out // 4 + (0 if task.in_place else out // 4)
-    return weights + (0 if task.in_place else out)
 
 
 # The walk down the line

@@ -21,7 +21,7 @@ from vaekit.engine.fast.folding import quarters
 from vaekit.engine.fast.fused import add_convolved, add_point, packed, point
 from vaekit.engine.strips.attention import attend
 from vaekit.engine.strips.line import Rows, Step
-from vaekit.engine.strips.planning import KEYS_AT_ONCE, Pass, Plan, working
+from vaekit.engine.strips.planning import Pass, Plan
 from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
 from vaekit.engine.strips.stores import (
     IN_A_LINE,
@@ -35,6 +35,8 @@ from vaekit.engine.strips.stores import (
     steady_heap,
 )
 from vaekit.engine.strips.sweeping import Span
+from vaekit.engine.strips.task import KEYS_AT_ONCE
+from vaekit.engine.strips.working import working
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ windows grow and shrink as spans say, chunks of stored rows come and go.
 
 from __future__ import annotations
 
-from vaekit.engine.strips.planning import Pass, Plan, Task, own_bytes, slab_bytes
+from vaekit.engine.strips.planning import Pass, Plan
+from vaekit.engine.strips.task import Task
+from vaekit.engine.strips.working import own_bytes, slab_bytes
 
 
 def simulated(plan: Plan) -> int:

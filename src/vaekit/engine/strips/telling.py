@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vaekit.engine.strips.one_piece import one_piece_bytes, one_piece_operations, one_piece_seconds
-from vaekit.engine.strips.planning import Pass, Plan, Task
+from vaekit.engine.strips.planning import Pass, Plan
+from vaekit.engine.strips.task import Task
 
 
 @dataclass(frozen=True)
