@@ -76,9 +76,10 @@ def _moving(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _spilling() -> float:
-    """Bytes a second to and from a temporary file."""
+    """Bytes a second to and from a temporary file, of blocks that were written before."""
     data = bytearray(WRITTEN)
     with tempfile.TemporaryFile(dir=spill_folder(), buffering=0) as file:
+        os.pwrite(file.fileno(), data, 0)
         start = time.perf_counter()
         os.pwrite(file.fileno(), data, 0)
         os.preadv(file.fileno(), [data], 0)

@@ -123,8 +123,12 @@ class Line:
         if this.kind == "attend":  # queries and projection, then every cell with every other
             return 4.0 * cells * after * after + 4.0 * after * cells * self.attended(step, height, width)
         taps = 36 / 16 if at_points else {"conv": 9, "down": 9, "up": 4, "point": 1, "keys": 1}[this.kind]
-        of_shortcut = 2.0 * self.steps[this.residual or 0].channels * after if this.shortcut else 0.0
-        return cells * (2.0 * taps * before * after + of_shortcut)
+        return 2.0 * cells * taps * before * after + self.of_shortcut(step, height, width)
+
+    def of_shortcut(self, step: int, height: int, width: int) -> float:
+        """Those of them that a step's shortcut takes."""
+        this, cells = self.steps[step], self.side(step, height) * self.side(step, width)
+        return 2.0 * cells * self.steps[this.residual or 0].channels * this.channels if this.shortcut else 0.0
 
     def attended(self, step: int, height: int, width: int) -> int:
         """How many cells an attention looks at for each."""

@@ -8,6 +8,7 @@ rearranged copies of their input and output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,6 +31,7 @@ from vaekit.engine.strips.stores import (
     Scratch,
     Spare,
     Spilled,
+    SpillFile,
     Store,
     give_back_heap,
     steady_heap,
@@ -77,7 +79,7 @@ class Runner:
         self.plan, self.task, self.line = plan, plan.task, plan.task.line
         self._module = network.get_submodule
         self._source, self._sink, self._told = source, sink, told
-        self._dtype, self._device, self._folder = dtype, device, folder
+        self._dtype, self._device, self._file = dtype, device, SpillFile(folder)
         self._stores: dict[int, Store] = {}
         self._statistics: dict[int, Statistics] = {}
         self._affines: dict[str, Affine] = {}
@@ -90,12 +92,12 @@ class Runner:
 
     def run(self) -> None:
         last_use = self.plan.last_use()
-        with steady_heap():
+        with steady_heap(), closing(self._file):
             for i, one in enumerate(self.plan.passes):
                 last = frozenset(step for step, use in last_use.items() if use == i)
                 self._run_pass(one, i, last)
-                for step in last:
-                    self._stores.pop(step, None)
+                for step in last & self._stores.keys():
+                    self._stores.pop(step).let_go(self.line.side(step, self.task.height))
                 for scratch in (self._slab, self._rows, self._quarter, self._points):
                     scratch.clear()
                 self._keep_for(i + 1)
@@ -152,7 +154,7 @@ class Runner:
             chunk_rows = self.task.chunk_rows(target)
             self._stores[target] = Kept(height, width, step.channels, chunk_rows, self._spare)
         elif place == "spill":
-            self._stores[target] = Spilled(width, step.channels, self._dtype, self._folder)
+            self._stores[target] = Spilled(width, step.channels, self._dtype, self._file)
         if step.normed:
             self._statistics[target] = Statistics(step.channels, self._device)
 

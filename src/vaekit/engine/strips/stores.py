@@ -18,17 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import torch
 from torch import Tensor
 
 from vaekit.errors import ResourceError
 
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 M_MMAP_THRESHOLD = -3
 MAPPED_FROM, MAPPED_FROM_BEFORE = 1 << 18, 1 << 25
 """Bytes."""
+BLOCK = 1 << 22
+"""Bytes of a temporary file that are let go together."""
 IN_A_LINE = 32
 """Numbers of two bytes in a line of the processor's cache; of four, in two."""
 
@@ -174,43 +175,90 @@ class Scratch:
 
 
 class Spilled:
-    """In an unlinked temporary file, through plain reads and writes: none of it counts as resident, nothing is left."""
+    """In a temporary file that others share, through plain reads and writes: none of it counts as resident."""
 
-    def __init__(self, width: int, channels: int, dtype: torch.dtype, folder: Path):
+    def __init__(self, width: int, channels: int, dtype: torch.dtype, file: SpillFile):
         self._row_bytes = width * channels * dtype.itemsize
-        self._file = tempfile.TemporaryFile(dir=folder, prefix="vaekit-", buffering=0)  # noqa: SIM115
-        self._end = 0
-        self._gone = 0
+        self._file = file
+        self._blocks: list[int] = []
+        self._end = self._gone = 0
 
     def write(self, rows: Tensor) -> None:
-        data, done = _bytes_of(rows.contiguous().cpu()), 0
-        try:
-            while done < len(data):
-                done += os.pwrite(self._file.fileno(), data[done:], self._end + done)
-        except OSError as error:
-            raise ResourceError(f"cannot spill to {tempfile.gettempdir()}: {error.strerror or error}") from error
+        data = _bytes_of(rows.contiguous().cpu())
+        while len(self._blocks) * BLOCK < self._end + len(data):
+            self._blocks.append(self._file.take())
+        for block, offset, part in self._parts(self._end, data):
+            self._file.write(block, offset, part)
         self._end += len(data)
 
     def read(self, first: int, out: Tensor) -> None:
         here = out if out.device.type == "cpu" else torch.empty_like(out, device="cpu")
-        data, done = _bytes_of(here), 0
-        while done < len(data):
-            count = os.preadv(self._file.fileno(), [data[done:]], first * self._row_bytes + done)
-            if count == 0:
-                raise ResourceError("a temporary file became shorter while it was in use")
-            done += count
+        for block, offset, part in self._parts(first * self._row_bytes, _bytes_of(here)):
+            self._file.read(block, offset, part)
         if here is not out:
             out.copy_(here)
 
     def let_go(self, before: int) -> None:
-        """Give the blocks back to the disk, so that an unread page of them is never even written out."""
         end = before * self._row_bytes
-        if end - self._gone >= 1 << 22:
-            _punch_hole(self._file.fileno(), self._gone, end - self._gone)
-            self._gone = end
+        gone = len(self._blocks) if end >= self._end else end // BLOCK
+        for block in self._blocks[self._gone : gone]:
+            self._file.give(block)
+        self._gone = max(self._gone, gone)
 
-    def __del__(self) -> None:
-        self._file.close()
+    def _parts(self, start: int, data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+        """Data that lies from `start` on, by blocks: which, where in it, and what."""
+        done = 0
+        while done < len(data):
+            place, offset = divmod(start + done, BLOCK)
+            count = min(len(data) - done, BLOCK - offset)
+            yield self._blocks[place], offset, data[done : done + count]
+            done += count
+
+
+class SpillFile:
+    """An unlinked temporary file of blocks, of which nothing is left. What one store let go another writes over: the
+    system has memory for those blocks already, and fresh ones cost it twice to twenty times the time."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._blocks = 0
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        """A block that nothing needs."""
+        if self._free:
+            return self._free.pop()
+        self._blocks += 1
+        return self._blocks - 1
+
+    def give(self, block: int) -> None:
+        self._free.append(block)
+
+    def write(self, block: int, offset: int, data: memoryview) -> None:
+        """Raises ResourceError where the disk is full."""
+        done = 0
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._folder, prefix="vaekit-", buffering=0)  # noqa: SIM115
+            while done < len(data):
+                done += os.pwrite(self._file.fileno(), data[done:], block * BLOCK + offset + done)
+        except OSError as error:
+            raise ResourceError(f"cannot spill to {self._folder}: {error.strerror or error}") from error
+
+    def read(self, block: int, offset: int, out: memoryview) -> None:
+        assert self._file is not None
+        done = 0
+        while done < len(out):
+            count = os.preadv(self._file.fileno(), [out[done:]], block * BLOCK + offset + done)
+            if count == 0:
+                raise ResourceError("a temporary file became shorter while it was in use")
+            done += count
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def spill_folder() -> Path:
@@ -256,14 +304,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 @cache
 def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def _punch_hole(descriptor: int, start: int, length: int) -> None:
-    libc = _libc()
-    if libc is not None:
-        sizes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-        values = (descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length)
-        libc.fallocate64(*(kind(value) for kind, value in zip(sizes, values, strict=True)))
 
 
 def give_back_heap() -> None:

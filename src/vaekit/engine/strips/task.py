@@ -36,7 +36,7 @@ class Rates:
     """
 
     operations: float = 140e9
-    at_points: float = 130e9
+    at_points: float = 100e9
     moved: float = 8e9
     spilled: float = 1.5e9
     call: float = 2e-4
@@ -47,7 +47,7 @@ class Rates:
         """Those of a number of so many bytes; what computes in two also does so faster. gpu: of a data centre."""
         if gpu:
             return cls(operations=300e12 if item <= 2 else 30e12, moved=2e12, call=5e-5, weights=2e12)
-        return cls() if item > 2 else cls(operations=2.5 * cls.operations)
+        return cls() if item > 2 else cls(operations=350e9, at_points=150e9)
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,19 @@ class Task:
 
     def operations(self, step: int, rows: int | None = None) -> float:
         """Multiplications and additions. rows: of a strip, beyond which the last row of Winograd's tiles hangs over."""
-        at_points = self.at_points(step)
-        count = self.line.operations(step, self.height, self.width, at_points=at_points)
-        return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count
+        return sum(self._operations(step, rows))
 
     def seconds(self, step: int, rows: int | None = None) -> float:
-        """What its operations take."""
+        """What they take."""
+        count, beside = self._operations(step, rows)
         rate = self.rates.at_points if self.at_points(step) else self.rates.operations
-        return self.operations(step, rows) / rate
+        return count / rate + beside / self.rates.operations
+
+    def _operations(self, step: int, rows: int | None) -> tuple[float, float]:
+        """Those of a step, and beside them those of its shortcut."""
+        at_points, beside = self.at_points(step), self.line.of_shortcut(step, self.height, self.width)
+        count = self.line.operations(step, self.height, self.width, at_points=at_points) - beside
+        return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count, beside
 
     def attention_bytes(self, step: int) -> float:
         """Bytes that the scores of an attention take to be written and read."""
