@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vaekit.engine.fast import winograd
+from vaekit.engine.fast import threads, winograd
 from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.strips.budget import Budget
 from vaekit.engine.strips.line import LANES, TILES, points_numbers, tiles_at_once
@@ -63,9 +63,9 @@ def test_it_is_the_convolution(height: int, width: int, channels: int, out: int,
 @pytest.mark.parametrize("way", ["threads of its own", "registers of AVX-512"])
 def test_other_machines_have_it_too(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "threads of its own":
-        monkeypatch.setattr(winograd, "_openmp", lambda: None)
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
     else:
-        monkeypatch.setattr("vaekit.engine.fast.tiles._rows_in_registers", lambda: 12)
+        monkeypatch.setattr("vaekit.engine.fast.tiles.rows_in_registers", lambda: 12)
     winograd._kernels.cache_clear()
     x, weight, bias, result = torch.randn(41, 50, 32), kernels(48, 32), torch.randn(48), taken(41 * 50 * 48)
     winograd.convolve(x, winograd.weights_at_points(weight), bias, result.view(41, 50, 48), taken)

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaekit.engine.fast import winograd
+from vaekit.engine.fast import attention, winograd
 from vaekit.engine.fast.folding import cells_beyond, enlarge, fold
 from vaekit.engine.fast.fused import add_convolved, add_point, convolve, point
 from vaekit.engine.strips.line import ACTIVATED, Line, Step
 from vaekit.engine.strips.statistics import Affine, Statistics, activate
 from vaekit.engine.strips.stores import Scratch, Spare
+from vaekit.engine.strips.task import KEYS_AT_ONCE
 
 R = TypeVar("R")
 
@@ -89,7 +90,7 @@ class Whole:
             return x  # what it stands for is done with the queries
         if step.kind == "attend":
             room.spare.clear()
-            return self._attend(step, x)
+            return self._attend(step, x, self._at_points and self.line.winograd_pays(*room.size))
         if self._at_points and self.line.at_points(place, *room.size):
             return _signed(step, self._convolve_at_points(room, step, x, results, over))
         room.spare.clear()
@@ -195,13 +196,19 @@ class Whole:
             _affine(norm, picture).apply(picture, result)
         return out
 
-    def _attend(self, step: Step, x: Tensor) -> Tensor:
-        """Over all cells, [B, cells, channels]; the 1×1 convolutions are products of matrices there."""
+    def _attend(self, step: Step, x: Tensor, loops: bool) -> Tensor:
+        """Over all cells; the 1×1 convolutions are products of matrices there. loops: those of our own are worth it."""
         assert step.norm is not None
         batch, channels, height, width = x.shape
-        cells = self._normed(step.norm, x).permute(0, 2, 3, 1).reshape(batch, 1, height * width, channels)
+        cells = self._normed(step.norm, x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         q, k, v = (point(cells, self._conv(f"{step.name}.{part}")) for part in "qkv")
-        gathered = point(F.scaled_dot_product_attention(q, k, v), self._conv(f"{step.name}.proj_out"))
+        del cells
+        if loops and attention.available(x.device, x.dtype, channels):
+            gathered = torch.stack([attention.attend(*one) for one in zip(q, map(_blocks, k, v), strict=True)])
+        else:
+            q, k, v = (one.unsqueeze(1) for one in (q, k, v))
+            gathered = F.scaled_dot_product_attention(q, k, v)
+        gathered = point(gathered.to(x.dtype), self._conv(f"{step.name}.proj_out"))
         return x + gathered.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _conv(self, name: str) -> nn.Conv2d:
@@ -213,6 +220,10 @@ class Whole:
         module = self._module(name)
         assert isinstance(module, nn.GroupNorm)
         return module
+
+
+def _blocks(keys: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(torch.split(keys, KEYS_AT_ONCE), torch.split(values, KEYS_AT_ONCE), strict=True)
 
 
 def _affine(norm: nn.GroupNorm, rows: Tensor) -> Affine:

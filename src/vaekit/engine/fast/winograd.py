@@ -11,18 +11,16 @@ bfloat16 nothing beside the rounding of the results themselves.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from vaekit.engine.fast.threads import by_all_threads
 from vaekit.engine.strips.line import LANES, points_numbers, tiles_at_once
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ def weights_at_points(weight: Tensor, take: Callable[..., Tensor] | None = None)
     if not weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.contiguous()
     steps = weight.stride(1), weight.stride(3)
-    _by_all_threads(_kernels(weight.dtype).weigh, channels, out, *steps, weight.data_ptr(), made.data_ptr())
+    by_all_threads(_kernels(weight.dtype).weigh, channels, out, *steps, weight.data_ptr(), made.data_ptr())
     return made
 
 
@@ -127,7 +125,7 @@ def convolve(
     space, offset = _floats(take, x, points_numbers(*work)), torch.zeros(out.shape[2]) if bias is None else bias.float()
     seen, made = (*x.shape, enlarged, *margin), (*out.shape, across, add, relu)
     arrays = (one.data_ptr() for one in (x, weights, offset, out, space))
-    _by_all_threads(_kernels(x.dtype).run, across * down, tiles_at_once(*work), *seen, *made, *arrays)
+    by_all_threads(_kernels(x.dtype).run, across * down, tiles_at_once(*work), *seen, *made, *arrays)
 
 
 def _floats(take: Callable[..., Tensor], of: Tensor, *shape: int) -> Tensor:
@@ -136,42 +134,8 @@ def _floats(take: Callable[..., Tensor], of: Tensor, *shape: int) -> Tensor:
     return take(*before, last * 4 // of.dtype.itemsize).view(torch.float32)
 
 
-def _by_all_threads(kernel: int, *given: int) -> None:
-    """By as many as PyTorch uses, and where OpenMP is GNU's, as on Linux, by the same ones: theirs would wait for work
-    on the cores that others need."""
-    numbers, threads = (ctypes.c_int64 * (2 + len(given)))(0, 0, *given), torch.get_num_threads()
-    if (parallel := _openmp()) is not None:
-        parallel(kernel, numbers, threads, 0)
-        return
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
-    others = [_pool().submit(function, ctypes.addressof(numbers)) for _ in range(1, threads)]
-    function(ctypes.addressof(numbers))
-    for other in others:
-        other.result()
-
-
-@cache
-def _openmp() -> Callable[[int, Any, int, int], None] | None:
-    """GOMP_parallel(function, its argument, threads, flags) of the library that PyTorch has loaded."""
-    try:
-        parallel = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return parallel
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="vaekit-winograd")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a child
-
-
 @cache
 def _kernels(dtype: torch.dtype) -> Kernels:
-    from vaekit.engine.fast import tiles
+    from vaekit.engine.fast import loops, tiles
 
-    return tiles.compiled(_points, _neighbours, _kernel, tiles.BFLOAT if dtype == torch.bfloat16 else tiles.FLOAT)
+    return tiles.compiled(_points, _neighbours, _kernel, loops.BFLOAT if dtype == torch.bfloat16 else loops.FLOAT)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 
 def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """queries: [n, c] in float32; blocks: pairs of keys and values, [m, c] each -> [n, c] in float32."""
+    """queries: [n, c]; blocks: pairs of keys and values, [m, c] each -> [n, c] in float32, in which it computes."""
+    queries = queries.float()
     scaled = queries / math.sqrt(queries.shape[1])
     highest = queries.new_full((queries.shape[0], 1), -math.inf)
     total = queries.new_zeros(queries.shape[0], 1)

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.engine.fast import winograd
+from vaekit.engine.fast import attention, winograd
 from vaekit.engine.fast.folding import quarters
 from vaekit.engine.fast.fused import add_convolved, add_point, packed, point
-from vaekit.engine.strips.attention import attend
+from vaekit.engine.strips import attention as plain_attention
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import Pass, Plan
 from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
@@ -338,7 +338,8 @@ class Runner:
     def _attend(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
-        queries = point(self._activated(step, rows), self._conv(f"{step.name}.q")).float()
+        queries = point(self._activated(step, rows), self._conv(f"{step.name}.q"))
+        attend = attention.attend if self._loops_for(step) else plain_attention.attend
         height, window = self.line.side(step.keys, self.task.height), self.line.window
         if window is None:
             gathered = attend(queries.flatten(0, 1), self._blocks(step.keys, (0, height)))
@@ -348,6 +349,11 @@ class Runner:
             gathered = torch.stack([attend(row, self._blocks(step.keys, seen)) for row, seen in by_row])
         _point_into(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
         out.add_(x)
+
+    def _loops_for(self, step: Step) -> bool:
+        """Whether an attention is by loops of our own, which are compiled for Winograd's convolution anyway."""
+        compiled = self.task.winograd and self.line.winograd_pays(self.task.height, self.task.width)
+        return compiled and attention.available(self._device, self._dtype, step.channels)
 
     def _blocks(self, keys: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
         """The keys and values of these rows, a few rows of cells at a time."""

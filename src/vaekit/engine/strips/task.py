@@ -141,8 +141,8 @@ class Task:
         return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count, beside
 
     def attention_bytes(self, step: int) -> float:
-        """Bytes that the scores of an attention take to be written and read."""
-        if self.line.steps[step].kind != "attend":
+        """Bytes that the scores of an attention take to be written and read; with loops of our own none."""
+        if self.line.steps[step].kind != "attend" or self.winograd:
             return 0.0
         return 16.0 * self._cells(step) * self.line.attended(step, self.height, self.width)
 
