@@ -406,14 +406,13 @@ class VAE:
         memory: Memory = None,
         batch: int = 1,
         output: Output | None = "pil",
-        rates: Rates | None = None,
         disk: Memory = None,
     ) -> Forecast:
         """How pictures of this size would be decoded, or encoded, inside that memory, and what it takes.
 
         size: (width, height) in pixels. The other arguments are those of `encode` and
-        `decode`; output None stands for `decode_to`. rates: what a machine does in a
-        second. disk: what may be spilled there; None for what is free here.
+        `decode`; output None stands for `decode_to`. disk: what may be spilled; None for
+        what is free here. Its seconds are those of a usual machine; `at` gives others.
 
         Raises OptionError for a budget that is too small, with the smallest that does.
         """
@@ -428,12 +427,10 @@ class VAE:
             else self._decoding(batch, size, output, memory, None)
         )
         inside = (height, width) if direction == "encode" else half.source_size(height, width)
-        return half.forecast(
-            (batch, *inside), replace(ration, rates=rates or ration.rates, disk=None if disk is None else parse(disk))
-        )
+        return half.forecast((batch, *inside), replace(ration, disk=None if disk is None else parse(disk)))
 
     def calibrate(self, direction: Literal["encode", "decode"] = "decode") -> Rates:
-        """What this machine does in a second for this VAE, for the seconds of `forecast`; takes about two of them."""
+        """What this machine does in a second for this VAE, for `Forecast.at`; takes about two of them."""
         half = self._encoder if direction == "encode" else self._decoder
         if half is None:
             raise VaekitError(f"{self.name} has no {direction}r")

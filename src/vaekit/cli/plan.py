@@ -58,9 +58,8 @@ def plan(
         memory=memory,
         batch=batch,
         output=None if to_file else "pil",
-        rates=coder.calibrate(direction),
         disk=disk,
-    )
+    ).at(coder.calibrate(direction))
     counted = None
     if simulate:
         if forecast.plan is None:

@@ -28,7 +28,7 @@ from typing import Literal
 
 from vaekit.engine.strips.line import Line
 from vaekit.engine.strips.sweeping import Sweep
-from vaekit.engine.strips.task import Task
+from vaekit.engine.strips.task import Rates, Task
 from vaekit.engine.strips.working import working
 
 Place = Literal["given", "keep", "spill", "redo", "result"]
@@ -103,6 +103,15 @@ class Plan:
         for i, one in enumerate(self.passes):
             uses |= dict.fromkeys(_touched(one.sweep), i)
         return uses
+
+    def at(self, rates: Rates) -> Plan:
+        """The same, in the time that a machine of these rates takes."""
+        places, passes = dict(enumerate(self.places)), []
+        for one in self.passes:
+            task = replace(one.task, rates=rates)
+            seconds, *_ = _taken(task, one.sweep, places, one.rows)
+            passes.append(replace(one, task=task, seconds=seconds))
+        return replace(self, task=replace(self.task, rates=rates), passes=tuple(passes))
 
 
 def plan(task: Task, budget: float) -> Plan | None:
@@ -206,35 +215,39 @@ class _Draft:
         memory = task.overhead + task.held + arrays + (0 if task.gpu else arrays // HOLES)
         if self.sweep.target == len(line) - 1:
             memory += task.result
-        strips = -(-self.height // rows)
-        zoom = line.steps[self.sweep.target].zoom
-        heights = {s: _zoomed(rows, line.steps[s].zoom - zoom) for s in self.sweep.computed}
-        stored = self.places[self.sweep.target] == "keep"
-        moved = sum(_moved(task, s, stored and s == self.sweep.target) for s in self.sweep.computed)
-        moved += sum(2.0 * task.bytes_of(s) for s in self.sweep.read)
-        spilled = self._spilled(strips)
-        weights = sum(task.weight_bytes(s) for s in self.sweep.computed) * strips
-        seconds = (
-            sum(task.seconds(s, height) for s, height in heights.items())
-            + moved / task.rates.moved
-            + spilled / task.rates.spilled
-            + weights / task.rates.weights
-            + strips * len(self.sweep.computed) * task.rates.call
-        )
-        work = sum(task.operations(s, height) for s, height in heights.items())
-        return Pass(task, self.sweep, rows, memory, seconds, work, spilled, self.on_disk)
+        taken = _taken(task, self.sweep, self.places, rows)
+        return Pass(task, self.sweep, rows, memory, *taken, self.on_disk)
 
-    def _spilled(self, strips: int) -> float:
-        task, target = self.task, self.sweep.target
-        spilled = float(task.bytes_of(target)) if self.places[target] == "spill" else 0.0
-        spilled += sum(task.bytes_of(s) for s in self.sweep.read if self.places[s] == "spill")
-        for step in self.sweep.computed:
-            keys = task.line.steps[step].keys
-            if keys is not None and self.places[keys] == "spill":
-                looks = task.line.attended(step, task.height, task.width)  # by row of queries where there is a window
-                times = strips if task.line.window is None else task.line.side(step, task.height)
-                spilled += looks * task.line.steps[keys].channels * task.item * times
-        return spilled
+
+def _taken(task: Task, sweep: Sweep, places: dict[int, Place], rows: int) -> tuple[float, float, float]:
+    """Seconds, operations and spilled bytes of a pass."""
+    line, target = task.line, sweep.target
+    strips = -(-line.side(target, task.height) // rows)
+    heights = {s: _zoomed(rows, line.steps[s].zoom - line.steps[target].zoom) for s in sweep.computed}
+    moved = sum(_moved(task, s, places[target] == "keep" and s == target) for s in sweep.computed)
+    moved += sum(2.0 * task.bytes_of(s) for s in sweep.read)
+    spilled = _spilled(task, sweep, places, strips)
+    weights = sum(task.weight_bytes(s) for s in sweep.computed) * strips
+    seconds = (
+        sum(task.seconds(s, height) for s, height in heights.items())
+        + moved / task.rates.moved
+        + spilled / task.rates.spilled
+        + weights / task.rates.weights
+        + strips * len(sweep.computed) * task.rates.call
+    )
+    return seconds, sum(task.operations(s, height) for s, height in heights.items()), spilled
+
+
+def _spilled(task: Task, sweep: Sweep, places: dict[int, Place], strips: int) -> float:
+    spilled = float(task.bytes_of(sweep.target)) if places[sweep.target] == "spill" else 0.0
+    spilled += sum(task.bytes_of(s) for s in sweep.read if places[s] == "spill")
+    for step in sweep.computed:
+        keys = task.line.steps[step].keys
+        if keys is not None and places[keys] == "spill":
+            looks = task.line.attended(step, task.height, task.width)  # by row of queries where there is a window
+            times = strips if task.line.window is None else task.line.side(step, task.height)
+            spilled += looks * task.line.steps[keys].channels * task.item * times
+    return spilled
 
 
 def _zoomed(rows: int, zoom: int) -> int:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from vaekit.engine.strips.one_piece import one_piece_bytes, one_piece_operations, one_piece_seconds
 from vaekit.engine.strips.planning import Pass, Plan
-from vaekit.engine.strips.task import Task
+from vaekit.engine.strips.task import Rates, Task
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Forecast:
     @property
     def passes(self) -> tuple[Pass, ...]:
         return () if self.plan is None else self.plan.passes
+
+    def at(self, rates: Rates) -> Forecast:
+        """The same, in the time that a machine of these rates takes."""
+        plan = None if self.plan is None else self.plan.at(rates)
+        return replace(self, task=replace(self.task, rates=rates), plan=plan)
 
     @property
     def strips(self) -> int:
