@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from vaekit.engine.fast import norms, openvino
+from vaekit.engine.fast import norms, openvino, processor
 from vaekit.errors import OptionError
 from vaekit.networks.config import KLConfig, NetworkConfig
 
@@ -185,5 +185,4 @@ def _default_dtypes(device: torch.device, engine: Engine) -> tuple[torch.dtype, 
 
 def computes_in_bfloat16() -> bool:
     """Whether the processor has instructions for it (AVX-512 BF16 or AMX); emulated, it is slower than float32."""
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask is not None and ask() for ask in asked)
+    return processor.multiplies_pairs() or processor.multiplies_tiles()

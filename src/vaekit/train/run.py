@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from torch import Tensor, nn
 
+from vaekit.engine.placement import computes_in_bfloat16
 from vaekit.errors import FileError, NumericsError, OptionError, OutputError
 from vaekit.train.muon import Muon
 
@@ -73,7 +74,7 @@ class Recipe(BaseModel):
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 gains time there: GPUs, and CPUs that multiply it (AMX, AVX-512 BF16); others lose a third."""
-    return device.type != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type != "cpu" or computes_in_bfloat16()
 
 
 class Run(ABC):

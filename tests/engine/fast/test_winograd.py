@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vaekit.engine.fast import threads, winograd
+from vaekit.engine.fast import processor, threads, winograd
 from vaekit.engine.half import Half, Ration, rows_into, rows_of
 from vaekit.engine.strips.budget import Budget
 from vaekit.engine.strips.line import LANES, TILES, points_numbers, tiles_at_once
@@ -171,5 +171,5 @@ def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not winograd.available(CPU, torch.float16)
     assert not winograd.available(torch.device("cuda"), torch.float32)
     for tiles in (False, True):  # of bfloat16, multiplied by the processor
-        monkeypatch.setattr(winograd, "_tiles_in_hardware", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(processor, "multiplies_tiles", lambda tiles=tiles: tiles)
         assert winograd.available(CPU, torch.bfloat16) is not tiles

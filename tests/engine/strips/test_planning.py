@@ -156,3 +156,25 @@ def test_tiny_networks_are_planned_too() -> None:
     plan = planning.plan(one, one_piece.one_piece_bytes(one) / 4)
     assert plan is not None and plan.seconds < 1.3 * one_piece.one_piece_seconds(one)
     assert planning.smallest(replace(one, item=2)) < planning.smallest(one)
+
+
+def test_other_rates_change_the_seconds_of_a_plan_and_nothing_else() -> None:
+    found = planning.plan(task(128, 128, winograd=True), 300 * MIB)
+    assert found is not None and found.at(found.task.rates) == found
+    usual = found.task.rates
+    twice = replace(
+        usual, **{name: getattr(usual, name) * 2 for name in ("operations", "at_points", "moved", "spilled")}
+    )
+    faster = found.at(replace(twice, weights=usual.weights * 2, call=usual.call / 2))
+    assert faster.seconds == pytest.approx(found.seconds / 2)
+    assert (faster.places, faster.memory, faster.operations) == (found.places, found.memory, found.operations)
+
+
+def test_shortcuts_beside_winograds_convolution_are_products_as_fast_as_others() -> None:
+    one = task(64, 64, winograd=True)
+    step = next(i for i, step in enumerate(one.line.steps) if step.shortcut and one.at_points(i))
+    beside = one.line.of_shortcut(step, 64, 64)
+    rates = replace(one.rates, at_points=one.rates.at_points / 1e6)
+    assert replace(one, rates=rates).seconds(step) == pytest.approx(
+        (one.operations(step) - beside) / rates.at_points + beside / rates.operations
+    )

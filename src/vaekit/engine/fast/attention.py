@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaekit.engine.fast import processor
 from vaekit.engine.fast.threads import by_all_threads
 from vaekit.engine.strips.line import LANES, TILES
 
@@ -29,15 +30,11 @@ QUERIES = 8 * TILES
 
 
 def available(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
-    """Whether it can be had, and is quicker."""
-    kind = dtype == torch.float32 or (dtype == torch.bfloat16 and _multiplies_pairs())
+    """Whether it can be had, and is quicker: in bfloat16 where the processor multiplies pairs of it, but not tiles, as
+    PyTorch does."""
+    pairs = processor.multiplies_pairs() and not processor.multiplies_tiles()
+    kind = dtype == torch.float32 or (dtype == torch.bfloat16 and pairs)
     return device.type == "cpu" and kind and channels % LANES == 0 and importlib.util.find_spec("llvmlite") is not None
-
-
-def _multiplies_pairs() -> bool:
-    """Whether the processor multiplies pairs of bfloat16 (AVX-512 BF16), but not tiles of it (AMX), as PyTorch does."""
-    pairs, tiles = (getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return bool(pairs()) and not tiles()
 
 
 def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -83,25 +83,16 @@ def _summed(
 ) -> list[Numbers]:
     """For each source the sum of its numbers times the rows of the panel [steps, LANES]. coming: a panel that is
     brought near meanwhile, for the next sums."""
-    before = build.block
-    with loop(build, whole(0), steps, UNROLLED) as at:
-        body = build.block
-        build.position_after(at)
-        kept = [build.phi(NUMBERS) for _ in sources]
-        build.position_at_end(body)
-        grown = [Numbers(build, one) for one in kept]
+    with summing(build, whole(0), steps, UNROLLED, len(sources)) as (at, sums):
         for place in (build.add(at, whole(step)) for step in range(UNROLLED)):
             weights = Numbers.read(build, panel, build.mul(place, whole(LANES)))
             _bring_near(build, moved(build, coming, build.mul(place, whole(LANES))))
             factors = [Numbers.alike(build, source, place) for source in sources]
             if pairs:
-                grown = [number.plus_pairs(weights, factor) for number, factor in zip(grown, factors, strict=True)]
+                sums[:] = [number.plus_pairs(weights, factor) for number, factor in zip(sums, factors, strict=True)]
             else:
-                grown = [number + factor * weights for number, factor in zip(grown, factors, strict=True)]
-        for phi, number in zip(kept, grown, strict=True):
-            phi.add_incoming(same(0.0), before)
-            phi.add_incoming(number.value, build.block)
-    return [Numbers(build, one) for one in kept]
+                sums[:] = [number + factor * weights for number, factor in zip(sums, factors, strict=True)]
+    return sums
 
 
 class Numbers:
@@ -147,6 +138,9 @@ class Numbers:
     def __mul__(self, other: Numbers) -> Numbers:
         return Numbers(self._build, self._build.fmul(self.value, other.value, flags=("contract",)))
 
+    def __truediv__(self, other: Numbers) -> Numbers:
+        return Numbers(self._build, self._build.fdiv(self.value, other.value))
+
     def __rmul__(self, factor: float) -> Numbers:
         return Numbers(self._build, self._build.fmul(same(factor), self.value, flags=("contract",)))
 
@@ -174,11 +168,12 @@ class Numbers:
         return Numbers(build, build.select(kept, self.value, same(-math.inf)))
 
     def power_of_two(self) -> Numbers:
-        """2 to each of them, as the series of what lies beyond the nearest whole number, to 5e-9 of it; 2**-126 for
-        what is less."""
+        """2 to each of them, as the series of what lies beyond the nearest whole number, to 5e-9 of it; at least
+        2**-126, at most 2**127."""
         build, kind = self._build, ir.FunctionType(NUMBERS, (NUMBERS,))
-        least = same(-126.0)
-        value = build.select(build.fcmp_ordered("<", self.value, least), least, self.value)
+        value = self.value
+        for sign, limit in (("<", same(-126.0)), (">", same(127.0))):
+            value = build.select(build.fcmp_ordered(sign, value, limit), limit, value)
         nearest = _called(build, f"llvm.rint.v{LANES}f32", kind, value)
         rest, series = Numbers(build, build.fsub(value, nearest)), Numbers(build, same(math.log(2) ** 7 / 5040))
         for n in reversed(range(7)):
@@ -267,7 +262,7 @@ def begun_by_threads(
 
 
 @contextmanager
-def loop(build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+def loop(build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: ir.Value | int = 1) -> Iterator[ir.Value]:
     before, function = build.block, build.function
     head, body, behind = (function.append_basic_block() for _ in range(3))
     build.branch(head)
@@ -277,9 +272,28 @@ def loop(build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int = 1) ->
     build.cbranch(build.icmp_signed("<", at, last), body, behind)
     build.position_at_end(body)
     yield at
-    at.add_incoming(build.add(at, whole(step)), build.block)
+    at.add_incoming(build.add(at, whole(step) if isinstance(step, int) else step), build.block)
     build.branch(head)
     build.position_at_end(behind)
+
+
+@contextmanager
+def summing(
+    build: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int, count: int
+) -> Iterator[tuple[ir.Value, list[Numbers]]]:
+    """A loop with so many sums, 0 before it, which its body replaces by those that follow; behind it they are there."""
+    before = build.block
+    with loop(build, first, last, step) as at:
+        body = build.block
+        build.position_after(at)
+        kept = [build.phi(NUMBERS) for _ in range(count)]
+        build.position_at_end(body)
+        sums = [Numbers(build, one) for one in kept]
+        yield at, sums
+        for phi, number in zip(kept, sums, strict=True):
+            phi.add_incoming(same(0.0), before)
+            phi.add_incoming(number.value, build.block)
+    sums[:] = [Numbers(build, one) for one in kept]
 
 
 @contextmanager

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaekit.engine.fast import attention, winograd
+from vaekit.engine.fast import attention, normalised, winograd
 from vaekit.engine.fast.folding import cells_beyond, enlarge, fold
 from vaekit.engine.fast.fused import add_convolved, add_point, convolve, point
 from vaekit.engine.strips.line import ACTIVATED, Line, Step
-from vaekit.engine.strips.statistics import Affine, Statistics, activate
+from vaekit.engine.strips.statistics import Affine, Statistics
 from vaekit.engine.strips.stores import Scratch, Spare
 from vaekit.engine.strips.task import KEYS_AT_ONCE
 
@@ -156,14 +156,14 @@ class Whole:
         if step.norm is None and step.before is None:
             yield rows, (0, 0), 0, height * (2 if step.kind == "up" else 1)
             return
-        affine = None if step.norm is None else _affine(self._norm(step.norm), rows)
+        affine = None if step.norm is None else _affine(self._norm(step.norm), rows, normalised.add)
         at_once = max(4, ACTIVATED // (width * channels) // 4 * 4)
         slab = x.new_empty(min(at_once, height) + 2, width, channels)
         for first in range(0, height, at_once):
             last = min(first + at_once, height)
             above, below = max(0, first - 1), min(height, last + 1)
             part = slab[: below - above]
-            activate(rows[above:below], affine, step.before, part)
+            normalised.activate(rows[above:below], affine, step.before, part)
             yield part, (first - above, 0), first, last
 
     def _convolve(self, step: Step, x: Tensor, results: Mapping[int, Tensor], over: frozenset[int]) -> Tensor:
@@ -226,11 +226,11 @@ def _blocks(keys: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(torch.split(keys, KEYS_AT_ONCE), torch.split(values, KEYS_AT_ONCE), strict=True)
 
 
-def _affine(norm: nn.GroupNorm, rows: Tensor) -> Affine:
+def _affine(norm: nn.GroupNorm, rows: Tensor, add: Callable[[Statistics, Tensor], None] = Statistics.add) -> Affine:
     """The norm of rows [h, w, C] in float32. With channels last PyTorch's own takes the variance as a difference of two
     sums, which costs three of its digits where the mean is a few deviations from zero."""
     statistics = Statistics(rows.shape[2], rows.device)
-    statistics.add(rows)
+    add(statistics, rows)
     return statistics.affine(norm, rows.device)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vaekit.engine.fast import processor
 from vaekit.engine.fast.threads import by_all_threads
 from vaekit.engine.strips.line import LANES, points_numbers, tiles_at_once
 
@@ -35,14 +36,8 @@ LOADING = 80 << 20
 def available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether it can be had, and is quicker: on a CPU, in float32, or in bfloat16 where that is less than four times
     as quick in products; with LLVM, which compiles the loops over tiles."""
-    quicker = dtype == torch.float32 or (dtype == torch.bfloat16 and not _tiles_in_hardware())
+    quicker = dtype == torch.float32 or (dtype == torch.bfloat16 and not processor.multiplies_tiles())
     return device.type == "cpu" and quicker and importlib.util.find_spec("llvmlite") is not None
-
-
-def _tiles_in_hardware() -> bool:
-    """Whether the processor multiplies tiles of bfloat16 (AMX), many times as quick as float32."""
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return asked is not None and bool(asked())
 
 
 def loading() -> int:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.engine.fast import attention, winograd
+from vaekit.engine.fast import attention, normalised, winograd
 from vaekit.engine.fast.folding import quarters
 from vaekit.engine.fast.fused import add_convolved, add_point, packed, point
 from vaekit.engine.strips import attention as plain_attention
+from vaekit.engine.strips import statistics
 from vaekit.engine.strips.line import Rows, Step
 from vaekit.engine.strips.planning import Pass, Plan
-from vaekit.engine.strips.statistics import Affine, Statistics, activate, as_picture, block_of
+from vaekit.engine.strips.statistics import Affine, Statistics, as_picture
 from vaekit.engine.strips.stores import (
     IN_A_LINE,
     Ground,
@@ -87,6 +88,7 @@ class Runner:
         self._spare = Spare(dtype, device)
         self._slab, self._rows, self._quarter, self._points = (Scratch(dtype, device) for _ in range(4))
         self._of_pass = plan.task
+        self._loops = self.task.winograd and self.line.winograd_pays(self.task.height, self.task.width)
         self._ground = Ground(dtype, device, max(map(_numbers, plan.passes)))
         self._weights: dict[int, list[Tensor]] = {}
 
@@ -179,7 +181,7 @@ class Runner:
 
     def _deliver(self, target: int, first: int, rows: Tensor) -> None:
         if target in self._statistics:
-            self._statistics[target].add(rows)
+            (normalised.add if self._loops else Statistics.add)(self._statistics[target], rows)
         if self.plan.places[target] == "result":
             self._sink(first, rows)
         elif target in self._stores:
@@ -299,9 +301,7 @@ class Runner:
         slab[:, beside[0] + width :] = 0
         inside = slab[over[0] : over[0] + n, beside[0] : beside[0] + width]
         affine = self._affine(step) if step.norm is not None else None
-        at_once = max(1, block_of(window) // (width * channels))
-        for start in range(0, n, at_once):
-            activate(window[start : start + at_once], affine, step.before, inside[start : start + at_once])
+        (normalised if self._loops else statistics).activate(window, affine, step.before, inside)
         return slab
 
     def _affine(self, step: Step) -> Affine:
@@ -339,7 +339,8 @@ class Runner:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
         queries = point(self._activated(step, rows), self._conv(f"{step.name}.q"))
-        attend = attention.attend if self._loops_for(step) else plain_attention.attend
+        loops = self._loops and attention.available(self._device, self._dtype, step.channels)
+        attend = attention.attend if loops else plain_attention.attend
         height, window = self.line.side(step.keys, self.task.height), self.line.window
         if window is None:
             gathered = attend(queries.flatten(0, 1), self._blocks(step.keys, (0, height)))
@@ -349,11 +350,6 @@ class Runner:
             gathered = torch.stack([attend(row, self._blocks(step.keys, seen)) for row, seen in by_row])
         _point_into(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
         out.add_(x)
-
-    def _loops_for(self, step: Step) -> bool:
-        """Whether an attention is by loops of our own, which are compiled for Winograd's convolution anyway."""
-        compiled = self.task.winograd and self.line.winograd_pays(self.task.height, self.task.width)
-        return compiled and attention.available(self._device, self._dtype, step.channels)
 
     def _blocks(self, keys: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
         """The keys and values of these rows, a few rows of cells at a time."""

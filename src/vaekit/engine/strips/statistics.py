@@ -46,7 +46,13 @@ class Affine(NamedTuple):
 
 
 def activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:
-    """out = before(norm(x)); x is left as it is."""
+    """out = before(norm(x)), some rows at a time; x is left as it is."""
+    at_once = max(1, block_of(x) // (x.shape[1] * x.shape[2]))
+    for rows, to in zip(torch.split(x, at_once), torch.split(out, at_once), strict=True):
+        _activate(rows, affine, before, to)
+
+
+def _activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) -> None:
     if affine is None:
         out.copy_(x)
     else:
@@ -76,15 +82,17 @@ class Statistics:
         """rows: [n, width, channels]."""
         cells = rows.flatten(0, 1)
         for block in torch.split(cells, max(1, block_of(rows) // cells.shape[1])):
-            mean, variance = (part.to(self._mean.device).double() for part in _moments(block))
-            self._merge(block.shape[0], mean, variance * block.shape[0])
+            mean, variance = _moments(block)
+            self.merge(torch.tensor([block.shape[0]]), mean.unsqueeze(0), (variance * block.shape[0]).unsqueeze(0))
 
-    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
-        total = self._count + count
-        apart = mean - self._mean
-        self._mean += apart * (count / total)
-        self._squares += squares + apart.square() * (self._count * count / total)
-        self._count = total
+    def merge(self, counts: Tensor, means: Tensor, squares: Tensor) -> None:
+        """Those of parts: counts [k]; means and sums of squared differences from them, [k, channels] each."""
+        where, earlier = self._mean.device, self._count
+        self._count += int(counts.sum())
+        shares = torch.cat([torch.tensor([earlier]), counts]).to(where).double().unsqueeze(1)
+        means = torch.cat([self._mean.unsqueeze(0), means.to(where).double()])
+        self._mean = (means * shares).sum(0) / self._count
+        self._squares += squares.to(where).double().sum(0) + ((means - self._mean).square() * shares).sum(0)
 
     def affine(self, norm: nn.GroupNorm, device: torch.device) -> Affine:
         """The norm as one multiplication and one addition per channel; its variance is that of the whole group."""
