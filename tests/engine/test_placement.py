@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import SMALL_KL, SMALL_TINY
 
-from vaekit.engine.fast import norms
+from vaekit.engine.fast import norms, openvino, processor, winograd
 from vaekit.engine.placement import place
 from vaekit.errors import OptionError
+from vaekit.networks.config import TinyConfig
 
 
 def test_the_environment_names_the_usual_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +59,16 @@ def test_reference_is_the_plain_network_in_float32_on_a_gpu_too(monkeypatch: pyt
     assert plain.engine == "reference" and plain.encode_dtype == plain.decode_dtype == torch.float32
     with pytest.raises(OptionError, match="runs on the CPU here, not on cuda"):
         place(engine="openvino")
+
+
+def test_openvino_runs_tiny_networks_that_winograds_convolution_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not winograd.available(torch.device("cpu"), torch.float32):
+        pytest.skip("llvmlite is not installed")
+    wide, narrow = (TinyConfig(4, width, (1, 1, 1, 1), (1, 1, 1, 1)) for width in (64, 24))
+    monkeypatch.setattr(openvino, "available", lambda: True)
+    engines = {}
+    for tiles in (False, True):  # of bfloat16, multiplied by the processor
+        monkeypatch.setattr(processor, "multiplies_tiles", lambda tiles=tiles: tiles)
+        usual = place("cpu", dtype="bfloat16")
+        engines[tiles] = [usual.suited_to(config).engine for config in (wide, narrow, SMALL_KL)]
+    assert engines == {False: ["torch", "openvino", "torch"], True: ["openvino", "openvino", "torch"]}
