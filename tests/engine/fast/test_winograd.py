@@ -157,6 +157,22 @@ def test_it_runs_what_is_wide_on_many_pixels_of_a_long_run(way: str, monkeypatch
     assert decoded(64).abs().max() < 1e-4 and asked
 
 
+def test_in_bfloat16_a_network_comes_as_near_to_float32_as_with_direct_convolutions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = KLConfig(4, (32, 64), (32, 64), encoder_blocks=1, decoder_blocks=2)
+    torch.manual_seed(1)
+    state, z = KL(config).state_dict(), torch.randn(2, 4, 24, 24)
+    exact = Half("decode", config, state, dtype=torch.float32, device=CPU, engine="reference").decode(z)
+    errors = []
+    for direct in (False, True):  # as where the processor multiplies tiles of bfloat16
+        monkeypatch.setattr(processor, "multiplies_tiles", lambda direct=direct: direct)
+        with winograd_everywhere():
+            result = Half("decode", config, state, dtype=torch.bfloat16, device=CPU).decode(z)
+        errors.append(float((result - exact).square().mean().sqrt()))
+    assert errors[0] != errors[1] and errors[0] < 1.1 * errors[1]
+
+
 def test_without_llvm_convolutions_are_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not winograd.available(CPU, torch.float32)

@@ -49,12 +49,13 @@ def point(rows: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(rows, conv.weight.flatten(1), conv.bias)
 
 
-def add_point(into: Tensor, rows: Tensor, conv: nn.Conv2d) -> None:
-    """into [..., out] += a 1×1 convolution of cells [..., channels], both in one piece."""
-    cells = into.view(-1, into.shape[-1])
-    cells.addmm_(rows.reshape(-1, rows.shape[-1]), conv.weight.flatten(1).T)
-    if conv.bias is not None:
-        cells += conv.bias
+def point_into(rows: Tensor, conv: nn.Conv2d, out: Tensor) -> None:
+    """The same into an array [..., out] that is there, in one piece."""
+    weight, cells, made = conv.weight.flatten(1).T, rows.reshape(-1, rows.shape[-1]), out.view(-1, out.shape[-1])
+    if conv.bias is None:
+        torch.mm(cells, weight, out=made)
+    else:
+        torch.addmm(conv.bias, cells, weight, out=made)
 
 
 def packed(weight: Tensor, x: Tensor, *, stride: int = 1, pad: Pair = (0, 0)) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vaekit.engine.fast import attention, normalised, winograd
 from vaekit.engine.fast.folding import cells_beyond, enlarge, fold
-from vaekit.engine.fast.fused import add_convolved, add_point, convolve, point
+from vaekit.engine.fast.fused import add_convolved, convolve, point, point_into
 from vaekit.engine.strips.line import ACTIVATED, Line, Step
 from vaekit.engine.strips.statistics import Affine, Statistics
 from vaekit.engine.strips.stores import Scratch, Spare
@@ -106,14 +106,17 @@ class Whole:
     ) -> Tensor:
         """By Winograd's convolution, of rows that are normalised and activated only when it is their turn."""
         conv = self._conv(step.name)
-        added = step.residual is not None and step.shortcut is None
-        if added:
+        added = step.residual is not None
+        if added and step.shortcut is None:
             residual = results[step.residual or 0]
             ordered = residual.contiguous(memory_format=torch.channels_last)
             out = ordered.clone() if ordered is residual and step.residual not in over else ordered
         else:
             height, width = (side * (2 if step.kind == "up" else 1) for side in x.shape[2:])
-            out = room.spare.take(x.shape[0], height, width, conv.out_channels).permute(0, 3, 1, 2)
+            made = room.spare.take(x.shape[0], height, width, conv.out_channels)
+            if step.shortcut is not None:
+                point_into(results[step.residual or 0].permute(0, 2, 3, 1), self._conv(step.shortcut), made)
+            out = made.permute(0, 3, 1, 2)
         weights = winograd.weights_at_points(conv.weight, room.weights.take)
         for picture, result in zip(x, out.permute(0, 2, 3, 1), strict=True):
             for rows, margin, first, last in self._rows(step, picture):
@@ -129,10 +132,6 @@ class Whole:
                     relu=step.after == "relu",
                 )
         room.weights.give(weights.view(out.dtype))
-        if step.shortcut is not None:
-            add_point(
-                out.permute(0, 2, 3, 1), results[step.residual or 0].permute(0, 2, 3, 1), self._conv(step.shortcut)
-            )
         return out
 
     def _rows(self, step: Step, x: Tensor) -> Iterator[tuple[Tensor, tuple[int, int], int, int]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vaekit.engine.fast import attention, normalised, winograd
 from vaekit.engine.fast.folding import quarters
-from vaekit.engine.fast.fused import add_convolved, add_point, packed, point
+from vaekit.engine.fast.fused import add_convolved, packed, point, point_into
 from vaekit.engine.strips import attention as plain_attention
 from vaekit.engine.strips import statistics
 from vaekit.engine.strips.line import Rows, Step
@@ -221,7 +221,7 @@ class Runner:
     def _convolve(self, step: Step, place: int, rows: Rows, out: Tensor) -> None:
         conv, relu = self._conv(step.name), step.after == "relu"
         if step.kind == "point" and step.residual is None:
-            _point_into(self._activated(step, rows), conv, out)
+            point_into(self._activated(step, rows), conv, out)
             if relu:
                 out.relu_()
             return
@@ -258,8 +258,11 @@ class Runner:
             _repeat_edges(slab, over) if enlarged else _mirror(slab, over)
         else:
             slab, margin = self._activated(step, inside), (rows[0] - (inside[0] << enlarged), 0)
-        conv, added = self._conv(step.name), step.residual is not None and step.shortcut is None
-        if added:
+        conv, added = self._conv(step.name), step.residual is not None
+        if step.shortcut is not None:
+            assert step.residual is not None
+            point_into(self._windows[step.residual].rows(*rows), self._conv(step.shortcut), out)
+        elif added:
             self._begin(step, rows, out)
         if place not in self._weights:
             self._weights[place] = [winograd.weights_at_points(conv.weight, self._ground.take)]
@@ -274,9 +277,6 @@ class Runner:
             add=added,
             relu=step.after == "relu",
         )
-        if step.shortcut is not None:
-            assert step.residual is not None
-            add_point(out, self._windows[step.residual].rows(*rows), self._conv(step.shortcut))
 
     def _add_shortcut(self, step: Step, rows: Rows, out: Tensor) -> None:
         if step.shortcut is not None:
@@ -348,7 +348,7 @@ class Runner:
             reach = ((max(0, row - window), min(height, row + window + 1)) for row in range(*rows))
             by_row = zip(queries, reach, strict=True)
             gathered = torch.stack([attend(row, self._blocks(step.keys, seen)) for row, seen in by_row])
-        _point_into(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
+        point_into(gathered.view(x.shape).to(self._dtype), self._conv(f"{step.name}.proj_out"), out)
         out.add_(x)
 
     def _blocks(self, keys: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
@@ -404,15 +404,6 @@ class _Window:
 
     def rows(self, first: int, last: int) -> Tensor:
         return self._buffer[first - self._first : last - self._first]
-
-
-def _point_into(x: Tensor, conv: nn.Conv2d, out: Tensor) -> None:
-    """A 1×1 convolution of rows, into an array that is there."""
-    weight, cells = conv.weight.flatten(1).T, out.view(-1, out.shape[2])
-    if conv.bias is None:
-        torch.mm(x.flatten(0, 1), weight, out=cells)
-    else:
-        torch.addmm(conv.bias, x.flatten(0, 1), weight, out=cells)
 
 
 def _clipped(first: int, last: int, height: int) -> tuple[Rows, Rows]:
