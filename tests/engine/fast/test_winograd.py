@@ -110,7 +110,7 @@ def test_it_rounds_little(channels: int) -> None:
     x = F.silu(torch.randn(32, 48, channels, generator=generator))
     wanted, result = exactly(x, weight := kernels(channels, channels, generator), torch.zeros(channels), (1, 1)), x * 0
     winograd.convolve(x, winograd.weights_at_points(weight), None, result, torch.empty)
-    assert (result - wanted).std() < 1.5e-6 * wanted.std()  # 1.6 to 2.2 e-6 with 0, ±1 and ±2
+    assert (result - wanted).std() < 1.2e-6 * wanted.std()  # 1.6 to 2.2 e-6 with 0, ±1 and ±2
 
 
 @pytest.mark.parametrize("add", [False, True])
