@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from vaekit.engine.fast import openvino, winograd
+from vaekit.engine.fast import attention, openvino, winograd
 from vaekit.engine.fast.fused import fusing
 from vaekit.engine.fast.gpu import WholeOnGPU
 from vaekit.engine.fast.graphs import SHARE, Graphs
@@ -200,6 +200,7 @@ class Half:
 
     def task(self, height: int, width: int, ration: Ration) -> Task:
         """What is to be planned for one picture."""
+        attending = (step.channels for step in self.line.steps if step.kind == "attend")
         return Task(
             self.line,
             height,
@@ -214,6 +215,7 @@ class Half:
             plain=self.engine != "torch",  # what OpenVINO takes is its own affair, and no less is certain
             gpu=self.device.type == "cuda",
             winograd=self._winograd,
+            attends=self._winograd and all(attention.available(self.device, self.dtype, width) for width in attending),
             threads=torch.get_num_threads(),
             loading=winograd.loading() if self._winograd else 0,
         )

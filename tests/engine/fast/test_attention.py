@@ -38,8 +38,10 @@ def exactly(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 @settings(deadline=None)
 def test_it_is_attention(queries: int, keys: int, block: int, channels: int, large: float) -> None:
     generator = torch.Generator().manual_seed(queries * keys)
-    asked, known, values = (torch.randn(n, channels, generator=generator) for n in (queries, keys, keys))
-    asked *= large
+    asked = torch.randn(queries, channels, generator=generator) * large
+    known, values = torch.randn(keys, 2 * channels, generator=generator).split(
+        channels, 1
+    )  # side by side, as strips do
     blocks = zip(torch.split(known, block), torch.split(values, block), strict=True)
     result = attention.attend(asked, blocks).double()
     torch.testing.assert_close(result, exactly(asked, known, values), rtol=1e-4, atol=2e-5 * max(1.0, large))
@@ -50,7 +52,8 @@ def test_it_is_attention(queries: int, keys: int, block: int, channels: int, lar
 )
 @pytest.mark.parametrize("keys", [40, 1000])
 def test_in_bfloat16_nothing_but_the_shares_is_rounded(keys: int) -> None:
-    asked, known, values = (torch.randn(n, 64).bfloat16() for n in (130, keys, keys))
+    asked = torch.randn(130, 64).bfloat16()
+    known, values = torch.randn(keys, 128).bfloat16().split(64, 1)
     result = attention.attend(asked, [(known, values)])
     assert (result - exactly(asked, known, values)).abs().max() < 2**-8 * values.float().abs().max()
 

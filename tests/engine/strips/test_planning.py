@@ -163,7 +163,8 @@ def test_other_rates_change_the_seconds_of_a_plan_and_nothing_else() -> None:
     assert found is not None and found.at(found.task.rates) == found
     usual = found.task.rates
     twice = replace(
-        usual, **{name: getattr(usual, name) * 2 for name in ("operations", "at_points", "moved", "spilled")}
+        usual,
+        **{name: getattr(usual, name) * 2 for name in ("operations", "at_points", "attended", "moved", "spilled")},
     )
     faster = found.at(replace(twice, weights=usual.weights * 2, call=usual.call / 2))
     assert faster.seconds == pytest.approx(found.seconds / 2)

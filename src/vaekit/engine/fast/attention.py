@@ -21,6 +21,7 @@ from torch import Tensor
 from vaekit.engine.fast import processor
 from vaekit.engine.fast.threads import by_all_threads
 from vaekit.engine.strips.line import LANES, TILES
+from vaekit.engine.strips.task import KEYS_AT_ONCE
 
 if TYPE_CHECKING:
     from vaekit.engine.fast.scores import Kernel
@@ -38,41 +39,32 @@ def available(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
 
 
 def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """queries: [n, c]; blocks: pairs of keys and values, [m, c] each, all of one dtype -> [n, c] in float32."""
+    """queries: [n, c]; blocks: pairs of keys and values, [m, c] each, of one dtype, m at most KEYS_AT_ONCE -> [n, c] in
+    float32."""
     from vaekit.engine.fast.scores import TOGETHER
 
     count, channels = queries.shape
     rows = -(-count // TILES) * TILES
-    asked = _as_words(F.pad(queries, (0, 0, 0, rows - count)) if rows > count else queries)
+    asked = _as_words(F.pad(queries, (0, 0, 0, rows - count)) if rows > count else queries.contiguous())
     gathered, highest = torch.zeros(rows, channels), torch.full((rows,), -math.inf)
     total, scale = torch.zeros(rows, LANES), torch.tensor([math.log2(math.e) / math.sqrt(channels)])
-    at_once = min(QUERIES, rows)
-    space = torch.empty(torch.get_num_threads() * 2 * at_once * TOGETHER)
+    threads, depth, kernel = torch.get_num_threads(), asked.shape[1], _kernel(queries.dtype)
+    at_once = min(QUERIES, -(-rows // (threads * TILES)) * TILES)
+    space = torch.empty(threads * 2 * at_once * TOGETHER)
+    panels, ordered = queries.new_empty(2, KEYS_AT_ONCE, channels)
     for keys, values in blocks:
-        beyond = (0, 0, 0, -keys.shape[0] % TOGETHER)
-        arrays = (scale, asked, _panels(F.pad(keys, beyond)), _blocks(F.pad(values, beyond), TOGETHER))
-        given = rows, at_once, keys.shape[0], asked.shape[1], channels
-        pointers = (one.data_ptr() for one in (*arrays, gathered, highest, total, space))
-        by_all_threads(_kernel(queries.dtype).gather, *given, *pointers)
+        known, beyond = keys.shape[0], (0, 0, 0, -keys.shape[0] % TOGETHER)
+        keys, values = (_as_words(F.pad(one, beyond) if beyond[3] else one) for one in (keys, values))
+        steps, given = (keys.stride(0), values.stride(0)), (keys, values, panels, ordered)
+        by_all_threads(kernel.arrange, known, depth, channels, *steps, *map(Tensor.data_ptr, given))
+        arrays = (scale, asked, panels, ordered, gathered, highest, total, space)
+        by_all_threads(kernel.gather, rows, at_once, known, depth, channels, *map(Tensor.data_ptr, arrays))
     return gathered[:count].div_(total[:count].sum(1, keepdim=True))
 
 
 def _as_words(rows: Tensor) -> Tensor:
     """Rows of 32 bits: numbers of float32, or pairs of bfloat16."""
-    return rows.contiguous().view(torch.int32)
-
-
-def _panels(keys: Tensor) -> Tensor:
-    """Keys [n, c] -> [n / LANES, words, LANES]."""
-    words = _as_words(keys)
-    return words.view(-1, LANES, words.shape[1]).transpose(1, 2).contiguous()
-
-
-def _blocks(values: Tensor, together: int) -> Tensor:
-    """Values [n, c] -> [n / together, c / LANES, together, LANES], or pairs [together / 2, LANES, 2]."""
-    pair = 4 // values.dtype.itemsize
-    parts = values.view(-1, together // pair, pair, values.shape[1] // LANES, LANES)
-    return parts.permute(0, 3, 1, 4, 2).contiguous()
+    return rows.view(torch.int32)
 
 
 @cache

@@ -151,6 +151,12 @@ class Numbers:
         factors = (build.bitcast(pair.value, BITS) for pair in (one, other))
         return Numbers(build, _called(build, "llvm.x86.avx512bf16.dpbf16ps.512", kind, self.value, *factors))
 
+    def paired(self, other: Numbers) -> Numbers:
+        """Pairs of two numbers of bfloat16, of this one and the other."""
+        build = self._build
+        lower, upper = (build.bitcast(one.value, BITS) for one in (self, other))
+        return Numbers(build, build.bitcast(build.or_(build.lshr(lower, _bits(16)), upper), NUMBERS))
+
     def larger(self, other: Numbers) -> Numbers:
         build = self._build
         return Numbers(build, build.select(build.fcmp_ordered(">", self.value, other.value), self.value, other.value))

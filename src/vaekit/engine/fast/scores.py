@@ -1,4 +1,4 @@
-"""The loop of `attention`, written for LLVM, which makes machine code for the processor they run on.
+"""The loops of `attention`, written for LLVM, which makes machine code for the processor they run on.
 
 PyTorch multiplies bfloat16 no faster than float32 here where the processor has no
 tiles of it; pairs of its numbers are multiplied more than twice as fast.
@@ -32,8 +32,11 @@ TOGETHER = 128
 
 @dataclass(frozen=True)
 class Kernel:
-    """The address of a function of the address of a row of numbers of 64 bits; several threads may run it together, as
-    those of `tiles`.
+    """The addresses of functions of the address of a row of numbers of 64 bits; several threads may run one together,
+    as those of `tiles`.
+
+    arrange: (0, 0, keys, depth, width, key_step, value_step, keys, values, panels, blocks): rows of keys and of values,
+    a step of numbers of 32 bits from one to the next, as `gather` wants them.
 
     gather: (0, 0, rows, at_once, keys, depth, width, scale, queries, keys, values, gathered, highest, total, space).
     rows: of queries. at_once: how many a thread takes. Both are multiples of TILES. keys: how many there are. depth:
@@ -45,6 +48,7 @@ class Kernel:
     thread 2 × at_once × TOGETHER numbers to work in.
     """
 
+    arrange: int
     gather: int
     code: Any = field(repr=False)
     """What it is in; it must live as long as it does."""
@@ -53,9 +57,32 @@ class Kernel:
 def compiled(*, pairs: bool) -> Kernel:
     """pairs: of bfloat16, else numbers of float32."""
     module = ir.Module("scores")
+    _write_arrange(module, pairs)
     _write_gather(module, write_products(module, rows_in_registers(), pairs=pairs), pairs)
     code = machine_code(module)
-    return Kernel(code.get_function_address("gather"), code)
+    return Kernel(code.get_function_address("arrange"), code.get_function_address("gather"), code)
+
+
+def _write_arrange(module: ir.Module, pairs: bool) -> None:
+    build, _, taken, given, arrays = begun_by_threads(module, "arrange", 5, 4)
+    count, depth, width, key_step, value_step = given
+    keys, values, panels, blocks = arrays
+    kind, pair = (BFLOAT, 2) if pairs else (FLOAT, 1)
+    with shared(build, taken, whole(TOGETHER), count) as (first, _):
+        with loop(build, first, build.add(first, whole(TOGETHER)), LANES) as key:
+            rows = [moved(build, keys, build.mul(build.add(key, whole(lane)), key_step)) for lane in range(LANES)]
+            panel = moved(build, panels, build.mul(key, depth))
+            with loop(build, whole(0), depth) as word:
+                Numbers.gathered(build, rows, word, FLOAT).write(panel, build.mul(word, whole(LANES)))
+        block = moved(build, blocks, build.udiv(build.mul(first, width), whole(pair)))
+        source = moved(build, values, build.mul(first, value_step))
+        with loop(build, whole(0), width, LANES) as channel, loop(build, whole(0), whole(TOGETHER), pair) as key:
+            beside = (moved(build, source, build.mul(build.add(key, whole(i)), value_step)) for i in range(pair))
+            found = [Numbers.read(build, row, channel, kind) for row in beside]
+            place = build.add(build.mul(channel, whole(TOGETHER)), build.mul(key, whole(LANES)))
+            made = found[0].paired(found[1]) if pairs else found[0]
+            made.write(block, build.udiv(place, whole(pair)))
+    build.ret_void()
 
 
 def _write_gather(module: ir.Module, products: ir.Function, pairs: bool) -> None:

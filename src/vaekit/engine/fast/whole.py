@@ -203,11 +203,13 @@ class Whole:
         q, k, v = (point(cells, self._conv(f"{step.name}.{part}")) for part in "qkv")
         del cells
         if loops and attention.available(x.device, x.dtype, channels):
-            gathered = torch.stack([attention.attend(*one) for one in zip(q, map(_blocks, k, v), strict=True)])
+            gathered = torch.empty_like(q)
+            for made, queries, keys, values in zip(gathered, q, k, v, strict=True):
+                made.copy_(attention.attend(queries, _blocks(keys, values)))
         else:
             q, k, v = (one.unsqueeze(1) for one in (q, k, v))
             gathered = F.scaled_dot_product_attention(q, k, v)
-        gathered = point(gathered.to(x.dtype), self._conv(f"{step.name}.proj_out"))
+        gathered = point(gathered, self._conv(f"{step.name}.proj_out"))
         return x + gathered.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _conv(self, name: str) -> nn.Conv2d:

@@ -13,26 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaekit.engine.fast import winograd
+from vaekit.engine.fast import attention, winograd
+from vaekit.engine.strips import attention as plain_attention
 from vaekit.engine.strips.line import Line, suits_winograd
 from vaekit.engine.strips.statistics import as_picture
 from vaekit.engine.strips.stores import Scratch, spill_folder
-from vaekit.engine.strips.task import Rates
+from vaekit.engine.strips.task import KEYS_AT_ONCE, Rates
 
 SECONDS = 0.25
 """For each measurement."""
 WRITTEN = 1 << 26
+CELLS = 2048
+"""That look at as many."""
 
 
 def calibrate(line: Line, dtype: torch.dtype, device: torch.device) -> Rates:
     """Rates for networks of these widths, in this dtype, there."""
     widths = {step.channels for step in line.steps if step.kind == "conv"}
     wide, lanes = {width for width in widths if width >= 16}, set(filter(suits_winograd, widths))
+    attending = {step.channels for step in line.steps if step.kind == "attend"}
     with torch.inference_mode():
         at_points = {width: _at_points(width, dtype) for width in lanes} if winograd.available(device, dtype) else {}
         return Rates(
             operations=_mean(line, {width: _convolving(width, dtype, device) for width in wide}) or Rates.operations,
             at_points=_mean(line, at_points) or Rates.at_points,
+            attended=_mean(line, {width: _attending(width, dtype, device) for width in attending}) or Rates.attended,
             moved=_moving(dtype, device),
             spilled=_spilling(),
         )
@@ -66,6 +71,14 @@ def _at_points(width: int, dtype: torch.dtype) -> float:
     out, weights, scratch = torch.empty_like(rows), winograd.weights_at_points(weight), Scratch(dtype, rows.device)
     work = partial(winograd.convolve, rows, weights, None, out, scratch.take)
     return 2.0 * 36 / 16 * rows.numel() * width / _time(work, rows.device)
+
+
+def _attending(width: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of cells that look at others."""
+    queries, keys, values = (torch.randn(CELLS, width, device=device).to(dtype) for _ in range(3))
+    attend = (attention if attention.available(device, dtype, width) else plain_attention).attend
+    blocks = list(zip(*(torch.split(one, KEYS_AT_ONCE) for one in (keys, values)), strict=True))
+    return 4.0 * CELLS**2 * width / _time(lambda: attend(queries, blocks), device)
 
 
 def _moving(dtype: torch.dtype, device: torch.device) -> float:

@@ -121,7 +121,7 @@ class Line:
         if this.kind == "input":
             return 0.0
         if this.kind == "attend":  # queries and projection, then every cell with every other
-            return 4.0 * cells * after * after + 4.0 * after * cells * self.attended(step, height, width)
+            return 4.0 * cells * after * after + self.of_attention(step, height, width)
         taps = 36 / 16 if at_points else {"conv": 9, "down": 9, "up": 4, "point": 1, "keys": 1}[this.kind]
         return 2.0 * cells * taps * before * after + self.of_shortcut(step, height, width)
 
@@ -129,6 +129,13 @@ class Line:
         """Those of them that a step's shortcut takes."""
         this, cells = self.steps[step], self.side(step, height) * self.side(step, width)
         return 2.0 * cells * self.steps[this.residual or 0].channels * this.channels if this.shortcut else 0.0
+
+    def of_attention(self, step: int, height: int, width: int) -> float:
+        """Those of them in which an attention's cells look at each other."""
+        if self.steps[step].kind != "attend":
+            return 0.0
+        cells = self.side(step, height) * self.side(step, width)
+        return 4.0 * self.steps[step].channels * cells * self.attended(step, height, width)
 
     def attended(self, step: int, height: int, width: int) -> int:
         """How many cells an attention looks at for each."""

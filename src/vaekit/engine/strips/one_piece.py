@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vaekit.engine.strips.line import ACTIVATED
 from vaekit.engine.strips.task import Task
-from vaekit.engine.strips.working import own_bytes
 
 
 def one_piece_bytes(task: Task) -> int:
@@ -15,7 +14,7 @@ def one_piece_bytes(task: Task) -> int:
 def one_piece_seconds(task: Task) -> float:
     """At the task's rates."""
     steps = range(1, len(task.line))
-    moved = sum(_moved(task, step) + task.attention_bytes(step) for step in steps)
+    moved = sum(_moved(task, step) for step in steps)
     plain = one_piece_operations(task) / task.rates.operations
     return (plain if task.plain else sum(map(task.seconds, steps))) + moved / task.rates.moved
 
@@ -60,7 +59,7 @@ def _lean_step(task: Task, step: int, over: set[int]) -> int:
     if task.at_points(step):
         if task.line.padding == "zeros":  # a part at a time
             prepared = min(prepared, ACTIVATED * task.item + 6 * task.row_bytes(this.source))
-        prepared += task.weight_bytes(step) + own_bytes(task, step, 1)
+        prepared += task.weight_bytes(step)
     elif not task.in_place:
         return prepared + 2 * out
     return prepared + (0 if this.residual in over and this.shortcut is None else out)

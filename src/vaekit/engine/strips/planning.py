@@ -36,6 +36,8 @@ Frontier = tuple[tuple[int, Place], ...]
 
 REDONE = 2
 """How many normalised steps may hang on redoing at once; each costs every later one another time, so more never pay."""
+QUERIES = 4096
+"""Cells of an attention at a time, if not more; each time all keys are read again."""
 HOLES = 40
 """One part in so many of its arrays is added for what the heap does not give back between them, on the CPU."""
 
@@ -125,8 +127,12 @@ def plan(task: Task, budget: float) -> Plan | None:
 def ways(task: Task) -> tuple[Task, ...]:
     """With Winograd's convolutions, where they are there, and without, where loading them takes memory."""
     if not task.winograd or not task.line.winograd_pays(task.height, task.width):
-        return (replace(task, winograd=False, loading=0),)
-    return (task, replace(task, winograd=False, loading=0)) if task.loading else (task,)
+        return (_without_loops(task),)
+    return (task, _without_loops(task)) if task.loading else (task,)
+
+
+def _without_loops(task: Task) -> Task:
+    return replace(task, winograd=False, attends=False, loading=0)
 
 
 def _fitted(draft: _Draft, budget: float) -> Pass | None:
@@ -144,7 +150,7 @@ def direct(task: Task) -> Task:
 
 def smallest(task: Task) -> int:
     """The fewest bytes that any plan can do with."""
-    task = replace(task, winograd=False, loading=0)
+    task = _without_loops(task)
     least = _walk(task, lambda draft: draft.with_rows(draft.least_rows), lambda whole, one: max(whole, one.memory))
     assert least is not None
     return least.memory
@@ -156,7 +162,7 @@ def _moved(task: Task, step: int, stored: bool) -> float:
     source, out = task.bytes_of(this.source), task.bytes_of(step)
     touched = (4.0 if this.norm else 3.0 if this.before else 1.0) * source + 2.0 * out
     touched += (out if this.residual is not None else 0) + (out if this.normed else 0) + (2.0 * out if stored else 0)
-    return touched + task.attention_bytes(step)
+    return touched
 
 
 # Passes
@@ -199,7 +205,7 @@ class _Draft:
         rows = 1 << max(0, int(math.log2(max(1.0, self.task.comfortable / widest))))
         if self.task.line.steps[self.sweep.target].kind == "attend":
             cells = self.task.line.side(self.sweep.target, self.task.width)
-            rows = max(rows, 1 << int(math.log2(max(1.0, 2048 / cells))))
+            rows = max(rows, 1 << int(math.log2(max(1.0, QUERIES / cells))))
         rows = min(rows, 1 << (self.height - 1).bit_length())
         while rows > self.least_rows:
             yield rows
@@ -226,6 +232,7 @@ def _taken(task: Task, sweep: Sweep, places: dict[int, Place], rows: int) -> tup
     heights = {s: _zoomed(rows, line.steps[s].zoom - line.steps[target].zoom) for s in sweep.computed}
     moved = sum(_moved(task, s, places[target] == "keep" and s == target) for s in sweep.computed)
     moved += sum(2.0 * task.bytes_of(s) for s in sweep.read)
+    moved += sum(4.0 * _looked_at(task, s, strips) for s in sweep.computed)  # in their order, and in another
     spilled = _spilled(task, sweep, places, strips)
     weights = sum(task.weight_bytes(s) for s in sweep.computed) * strips
     seconds = (
@@ -241,13 +248,17 @@ def _taken(task: Task, sweep: Sweep, places: dict[int, Place], rows: int) -> tup
 def _spilled(task: Task, sweep: Sweep, places: dict[int, Place], strips: int) -> float:
     spilled = float(task.bytes_of(sweep.target)) if places[sweep.target] == "spill" else 0.0
     spilled += sum(task.bytes_of(s) for s in sweep.read if places[s] == "spill")
-    for step in sweep.computed:
-        keys = task.line.steps[step].keys
-        if keys is not None and places[keys] == "spill":
-            looks = task.line.attended(step, task.height, task.width)  # by row of queries where there is a window
-            times = strips if task.line.window is None else task.line.side(step, task.height)
-            spilled += looks * task.line.steps[keys].channels * task.item * times
-    return spilled
+    looking = (s for s in sweep.computed if places.get(task.line.steps[s].keys or 0) == "spill")
+    return spilled + sum(_looked_at(task, s, strips) for s in looking)
+
+
+def _looked_at(task: Task, step: int, strips: int) -> float:
+    """Bytes of keys and values that a step reads: all for each strip, or where there is a window for each row."""
+    line, keys = task.line, task.line.steps[step].keys
+    if keys is None:
+        return 0.0
+    times = strips if line.window is None else line.side(step, task.height)
+    return float(line.attended(step, task.height, task.width) * line.steps[keys].channels * task.item * times)
 
 
 def _zoomed(rows: int, zoom: int) -> int:

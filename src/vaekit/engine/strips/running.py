@@ -339,8 +339,7 @@ class Runner:
         assert step.keys is not None
         x = self._windows[step.source].rows(*rows)
         queries = point(self._activated(step, rows), self._conv(f"{step.name}.q"))
-        loops = self._loops and attention.available(self._device, self._dtype, step.channels)
-        attend = attention.attend if loops else plain_attention.attend
+        attend = attention.attend if self.task.attends else plain_attention.attend
         height, window = self.line.side(step.keys, self.task.height), self.line.window
         if window is None:
             gathered = attend(queries.flatten(0, 1), self._blocks(step.keys, (0, height)))

@@ -30,13 +30,15 @@ class Rates:
     """What a machine does in a second; only their ratios decide a plan. Defaults: two cores of a server, in float32.
 
     operations: in convolutions. at_points: the same in Winograd's, changes of
-    basis and all. moved: bytes read or written by everything else. spilled: bytes
-    written to or read from a temporary file. call: seconds that one step of one
-    strip costs at least. weights: bytes of weights made ready, for each strip again.
+    basis and all. attended: the same of cells that look at each other. moved: bytes
+    read or written by everything else. spilled: bytes written to or read from a
+    temporary file. call: seconds that one step of one strip costs at least. weights:
+    bytes of weights made ready, for each strip again.
     """
 
     operations: float = 140e9
     at_points: float = 100e9
+    attended: float = 120e9
     moved: float = 8e9
     spilled: float = 1.5e9
     call: float = 2e-4
@@ -46,8 +48,9 @@ class Rates:
     def usual(cls, item: int, *, gpu: bool = False) -> Rates:
         """Those of a number of so many bytes; what computes in two also does so faster. gpu: of a data centre."""
         if gpu:
-            return cls(operations=300e12 if item <= 2 else 30e12, moved=2e12, call=5e-5, weights=2e12)
-        return cls() if item > 2 else cls(operations=350e9, at_points=150e9)
+            operations = 300e12 if item <= 2 else 30e12
+            return cls(operations, attended=operations / 2, moved=2e12, call=5e-5, weights=2e12)
+        return cls() if item > 2 else cls(operations=350e9, at_points=150e9, attended=200e9)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Task:
     in_place: a convolution adds to an array that is there, without one of its own.
     plain: one piece is run by the plain network, not by fast.whole. gpu: it is
     run by fast.gpu, and the bytes are those of the GPU's memory. winograd: there is
-    fast.winograd, for the convolutions where it pays. threads: how many share it.
-    loading: bytes that it takes to be loaded.
+    fast.winograd, for the convolutions where it pays. attends: there is
+    fast.attention. threads: how many share them. loading: bytes that they take to be loaded.
     """
 
     line: Line
@@ -79,6 +82,7 @@ class Task:
     plain: bool = False
     gpu: bool = False
     winograd: bool = False
+    attends: bool = False
     threads: int = 1
     loading: int = 0
 
@@ -131,20 +135,15 @@ class Task:
     def seconds(self, step: int, rows: int | None = None) -> float:
         """What they take."""
         count, beside = self._operations(step, rows)
+        attention = self.line.of_attention(step, self.height, self.width)
         rate = self.rates.at_points if self.at_points(step) else self.rates.operations
-        return count / rate + beside / self.rates.operations
+        return (count - attention) / rate + attention / self.rates.attended + beside / self.rates.operations
 
     def _operations(self, step: int, rows: int | None) -> tuple[float, float]:
         """Those of a step, and beside them those of its shortcut."""
         at_points, beside = self.at_points(step), self.line.of_shortcut(step, self.height, self.width)
         count = self.line.operations(step, self.height, self.width, at_points=at_points) - beside
         return count * (-(-rows // 4) * 4 / rows) if at_points and rows else count, beside
-
-    def attention_bytes(self, step: int) -> float:
-        """Bytes that the scores of an attention take to be written and read; with loops of our own none."""
-        if self.line.steps[step].kind != "attend" or self.winograd:
-            return 0.0
-        return 16.0 * self._cells(step) * self.line.attended(step, self.height, self.width)
 
     def points_bytes(self, step: int, rows: int) -> int:
         """Bytes of what Winograd's convolution of so many rows works in."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from vaekit.engine.strips.line import LANES
 from vaekit.engine.strips.sweeping import Strip, Sweep
-from vaekit.engine.strips.task import AT_POINTS, KEYS_AT_ONCE, Task
+from vaekit.engine.strips.task import KEYS_AT_ONCE, Task
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,13 @@ def own_bytes(task: Task, step: int, rows: int) -> int:
     if rows == 0:
         return 0
     if task.at_points(step):
-        return weights // 4 * task.item // AT_POINTS  # as they were, in another order
+        return 0
     if this.kind == "attend":
         cells, channels = rows * task.line.side(step, task.width), this.channels
         block = min(KEYS_AT_ONCE, task.line.side(step, task.width) * task.line.side(step, task.height))
+        if task.attends:  # in float32 what is gathered; queries, twice; the block's keys and values, in two orders
+            gathered, keys = 4 * cells * (channels + LANES + 1), 2 * channels * (block + KEYS_AT_ONCE) * task.item
+            return gathered + 2 * cells * channels * task.item + keys + out + weights
         # in float32: queries, what is gathered, and its share of a block; scores; the block's keys and values
         return 4 * (3 * cells * channels + 2 * cells * block + 2 * cells + 4 * block * channels) + out + weights
     if this.kind == "up":  # of four kinds of pixels, one at a time
