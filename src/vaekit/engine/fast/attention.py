@@ -43,12 +43,13 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     float32."""
     from vaekit.engine.fast.scores import TOGETHER
 
+    kernel = _kernel(queries.dtype)
     count, channels = queries.shape
     rows = -(-count // TILES) * TILES
     asked = _as_words(F.pad(queries, (0, 0, 0, rows - count)) if rows > count else queries.contiguous())
     gathered, highest = torch.zeros(rows, channels), torch.full((rows,), -math.inf)
     total, scale = torch.zeros(rows, LANES), torch.tensor([math.log2(math.e) / math.sqrt(channels)])
-    threads, depth, kernel = torch.get_num_threads(), asked.shape[1], _kernel(queries.dtype)
+    threads, depth = torch.get_num_threads(), asked.shape[1]
     at_once = min(QUERIES, -(-rows // (threads * TILES)) * TILES)
     space = torch.empty(threads * 2 * at_once * TOGETHER)
     panels, ordered = queries.new_empty(2, KEYS_AT_ONCE, channels)

@@ -19,7 +19,7 @@ KEYS_AT_ONCE = 1024
 """Cells whose keys and values an attention looks at together."""
 AT_POINTS = 4
 """Bytes of a number in Winograd's convolution, whatever it is a convolution of."""
-OVERHEAD = 20 * MIB
+OVERHEAD = 14 * MIB
 """What a run takes beside its arrays: generated kernels, the libraries' own buffers, the heap's holes."""
 COMFORTABLE_ON_GPU, OVERHEAD_ON_GPU = 128 * MIB, 128 * MIB
 """The same two on a GPU: strips that keep a large one busy; cuBLAS's and cuDNN's workspaces. Not measured yet."""
