@@ -1,4 +1,4 @@
-"""Exact attention of some queries over all keys, in float32 or pairs of bfloat16, by a loop of our own.
+"""Exact attention of some queries over all keys, in float32 or pairs of bfloat16, by loops of our own.
 
 As strips' `attention`, with the running maximum and sum of Milakov & Gimelshein
 2018 (arXiv:1805.02867); some queries and keys at a time, whose scores stay in the
@@ -24,7 +24,7 @@ from vaekit.engine.strips.line import LANES, TILES
 from vaekit.engine.strips.task import KEYS_AT_ONCE
 
 if TYPE_CHECKING:
-    from vaekit.engine.fast.scores import Kernel
+    from vaekit.engine.fast.scores import Kernels
 
 QUERIES = 8 * TILES
 """That a thread looks at together."""
@@ -43,7 +43,7 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     float32."""
     from vaekit.engine.fast.scores import TOGETHER
 
-    kernel = _kernel(queries.dtype)
+    kernels = _kernels(queries.dtype)
     count, channels = queries.shape
     rows = -(-count // TILES) * TILES
     asked = _as_words(F.pad(queries, (0, 0, 0, rows - count)) if rows > count else queries.contiguous())
@@ -57,9 +57,9 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         known, beyond = keys.shape[0], (0, 0, 0, -keys.shape[0] % TOGETHER)
         keys, values = (_as_words(F.pad(one, beyond) if beyond[3] else one) for one in (keys, values))
         steps, given = (keys.stride(0), values.stride(0)), (keys, values, panels, ordered)
-        by_all_threads(kernel.arrange, known, depth, channels, *steps, *map(Tensor.data_ptr, given))
+        by_all_threads(kernels.arrange, known, depth, channels, *steps, *map(Tensor.data_ptr, given))
         arrays = (scale, asked, panels, ordered, gathered, highest, total, space)
-        by_all_threads(kernel.gather, rows, at_once, known, depth, channels, *map(Tensor.data_ptr, arrays))
+        by_all_threads(kernels.gather, rows, at_once, known, depth, channels, *map(Tensor.data_ptr, arrays))
     return gathered[:count].div_(total[:count].sum(1, keepdim=True))
 
 
@@ -69,7 +69,7 @@ def _as_words(rows: Tensor) -> Tensor:
 
 
 @cache
-def _kernel(dtype: torch.dtype) -> Kernel:
+def _kernels(dtype: torch.dtype) -> Kernels:
     from vaekit.engine.fast import scores
 
     return scores.compiled(pairs=dtype == torch.bfloat16)

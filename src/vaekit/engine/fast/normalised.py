@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from vaekit.engine.strips.line import LANES
 from vaekit.engine.strips.statistics import Affine, Statistics
 
 if TYPE_CHECKING:
-    from llvmlite import ir
+    from vaekit.engine.fast.channels import Kernels
 
 PART = 1 << 16
 """Numbers that are gathered together: they stay in a core's cache, and few enough are added up in float32."""
@@ -31,7 +30,7 @@ def add(to: Statistics, rows: Tensor) -> None:
     starts = torch.arange(0, cells.shape[0], part)
     means, squares = torch.empty(2, len(starts), channels).unbind()
     arrays = (one.data_ptr() for one in (rows, means, squares))
-    by_all_threads(_kernels(rows.dtype)[0], cells.shape[0], part, channels, *arrays)
+    by_all_threads(_kernels(rows.dtype).gather, cells.shape[0], part, channels, *arrays)
     to.merge((cells.shape[0] - starts).clamp(max=part), means, squares)
 
 
@@ -48,67 +47,11 @@ def activate(x: Tensor, affine: Affine | None, before: str | None, out: Tensor) 
         return
     mean = torch.zeros_like(affine.shift) if affine.mean is None else affine.mean
     arrays = (one.data_ptr() for one in (x, mean, affine.scale, affine.shift, out))
-    by_all_threads(_kernels(x.dtype)[1], rows, 1, width * channels, channels, x.stride(0), out.stride(0), *arrays)
+    by_all_threads(_kernels(x.dtype).activate, rows, 1, width * channels, channels, x.stride(0), out.stride(0), *arrays)
 
 
 @cache
-def _kernels(dtype: torch.dtype) -> tuple[int, int, Any]:
-    """Addresses of two functions, of numbers as `add` and `activate` give them after two of 0, and what they are in."""
-    from llvmlite import ir
+def _kernels(dtype: torch.dtype) -> Kernels:
+    from vaekit.engine.fast import channels, loops
 
-    from vaekit.engine.fast import loops
-
-    module, kind = ir.Module("normalised"), loops.BFLOAT if dtype == torch.bfloat16 else loops.FLOAT
-    _write_gather(module, kind)
-    _write_activate(module, kind)
-    code = loops.machine_code(module)
-    return code.get_function_address("gather"), code.get_function_address("activate"), code
-
-
-def _write_gather(module: ir.Module, kind: ir.Type) -> None:
-    """(0, 0, cells, part, channels, x, means, squares): of each part of x [cells, channels] the mean of each channel,
-    and the sum of squared differences from it. Sums are of differences from the part's first cell."""
-    from vaekit.engine.fast.loops import (
-        FLOAT,
-        Numbers,
-        begun_by_threads,
-        in_all_lanes,
-        loop,
-        moved,
-        shared,
-        summing,
-        whole,
-    )
-
-    build, _, taken, (cells, part, channels), (x, means, squares) = begun_by_threads(module, "gather", 3, 3)
-    start = whole(0)
-    with shared(build, taken, part, cells) as (first, count):
-        source = moved(build, x, build.mul(first, channels), kind)
-        to = build.mul(build.udiv(first, part), channels)
-        share = in_all_lanes(build, build.fdiv(FLOAT(1.0), build.sitofp(count, FLOAT)))
-        with loop(build, start, channels, LANES) as channel:
-            pivot = Numbers.read(build, source, channel, kind)
-            with summing(build, start, count, 1, 2) as (cell, sums):
-                apart = Numbers.read(build, source, build.add(build.mul(cell, channels), channel), kind) - pivot
-                sums[:] = [sums[0] + apart, sums[1] + apart * apart]
-            (pivot + sums[0] * share).write(means, build.add(to, channel))
-            (sums[1] - sums[0] * sums[0] * share).write(squares, build.add(to, channel))
-    build.ret_void()
-
-
-def _write_activate(module: ir.Module, kind: ir.Type) -> None:
-    """(0, 0, rows, at_once, size, channels, apart, out_apart, x, mean, scale, shift, out): rows of `size` numbers that
-    begin so far apart."""
-    from vaekit.engine.fast.loops import Numbers, begun_by_threads, loop, moved, same, shared, whole
-
-    build, _, taken, given, (x, mean, scale, shift, out) = begun_by_threads(module, "activate", 6, 5)
-    rows, at_once, size, channels, apart, out_apart = given
-    with shared(build, taken, at_once, rows) as (row, _):
-        source, target = (moved(build, array, build.mul(row, by), kind) for array, by in ((x, apart), (out, out_apart)))
-        with loop(build, whole(0), size, channels) as pixel, loop(build, whole(0), channels, LANES) as channel:
-            middle, factor, added = (Numbers.read(build, array, channel) for array in (mean, scale, shift))
-            place = build.add(pixel, channel)
-            value = (Numbers.read(build, source, place, kind) - middle) * factor + added
-            falling = (-math.log2(math.e) * value).power_of_two()
-            (value / (Numbers(build, same(1.0)) + falling)).write(target, place, kind)
-    build.ret_void()
+    return channels.compiled(loops.BFLOAT if dtype == torch.bfloat16 else loops.FLOAT)

@@ -31,7 +31,7 @@ TOGETHER = 128
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernels:
     """The addresses of functions of the address of a row of numbers of 64 bits; several threads may run one together,
     as those of `tiles`.
 
@@ -51,16 +51,16 @@ class Kernel:
     arrange: int
     gather: int
     code: Any = field(repr=False)
-    """What it is in; it must live as long as it does."""
+    """What they are in; it must live as long as they do."""
 
 
-def compiled(*, pairs: bool) -> Kernel:
+def compiled(*, pairs: bool) -> Kernels:
     """pairs: of bfloat16, else numbers of float32."""
     module = ir.Module("scores")
     _write_arrange(module, pairs)
     _write_gather(module, write_products(module, rows_in_registers(), pairs=pairs), pairs)
     code = machine_code(module)
-    return Kernel(code.get_function_address("arrange"), code.get_function_address("gather"), code)
+    return Kernels(code.get_function_address("arrange"), code.get_function_address("gather"), code)
 
 
 def _write_arrange(module: ir.Module, pairs: bool) -> None:
