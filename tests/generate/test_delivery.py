@@ -96,7 +96,7 @@ def test_a_painter_encodes_and_decodes_inside_its_budget_and_tells_early_that_it
     Image.new("RGB", (96, 64), "red").save(tmp_path / "red.png")
     change = Change(tmp_path / "red.png", 0.5)
     free = [*painter.txt2img(settings), *painter.img2img(change, settings)]
-    bounded = Painter(painter.model, painter.vae, painter.resolution, encoding="24MiB", decoding="24MiB")
+    bounded = Painter(painter.model, painter.vae, painter.resolution, encoding="18MiB", decoding="18MiB")
     strips: list[str] = []
     real = Half._run_strips
     monkeypatch.setattr(Half, "_run_strips", lambda self, *a: (strips.append(self.direction), real(self, *a))[1])

@@ -226,16 +226,16 @@ def test_bounded_memory_encodes_and_decodes_in_strips_where_it_is_set(
         bounded = {f"sd_vae_{name}_method": "Bounded memory"}
         assert not strips and draw(client, override_settings=bounded, **more)[0] == full
         assert not strips  # half of what is free holds it in one piece
-        wish = {"override_settings": bounded | {"vae_memory_budget": "24MiB"}} | more
+        wish = {"override_settings": bounded | {"vae_memory_budget": "18MiB"}} | more
         again, told = draw(client, **wish)
         assert strips.pop() == name and not strips
         assert all(abs(a - b) <= 2 for a, b in zip(full, again, strict=True))
         assert f"VAE {name.capitalize()}r: Bounded memory" in told["infotexts"][0]
         wish["override_settings"] = bounded | {"vae_memory_budget": "1KiB"}
         assert "the least that does is" in refused(client, "img2img" if "init_images" in more else "txt2img", **wish)
-    draw(client, override_settings={"vae_memory_budget": "24MiB"}, **large)
+    draw(client, override_settings={"vae_memory_budget": "18MiB"}, **large)
     assert not strips
-    bounded = {"sd_vae_decode_method": "Bounded memory", "vae_memory_budget": "24MiB"}
+    bounded = {"sd_vae_decode_method": "Bounded memory", "vae_memory_budget": "18MiB"}
     assert "one piece only" in refused(client, override_settings=bounded, tiling=True, **large)
 
 
