@@ -39,9 +39,8 @@ def exactly(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def test_it_is_attention(queries: int, keys: int, block: int, channels: int, large: float) -> None:
     generator = torch.Generator().manual_seed(queries * keys)
     asked = torch.randn(queries, channels, generator=generator) * large
-    known, values = torch.randn(keys, 2 * channels, generator=generator).split(
-        channels, 1
-    )  # side by side, as strips do
+    side_by_side = torch.randn(keys, 2 * channels, generator=generator)  # as strips have them
+    known, values = side_by_side.split(channels, 1)
     blocks = zip(torch.split(known, block), torch.split(values, block), strict=True)
     result = attention.attend(asked, blocks).double()
     torch.testing.assert_close(result, exactly(asked, known, values), rtol=1e-4, atol=2e-5 * max(1.0, large))

@@ -15,8 +15,11 @@ def one_piece_seconds(task: Task) -> float:
     """At the task's rates."""
     steps = range(1, len(task.line))
     moved = sum(_moved(task, step) for step in steps)
-    plain = one_piece_operations(task) / task.rates.operations
-    return (plain if task.plain else sum(map(task.seconds, steps))) + moved / task.rates.moved
+    if not task.plain:
+        return sum(map(task.seconds, steps)) + moved / task.rates.moved
+    attention = sum(task.line.of_attention(step, task.height, task.width) for step in steps)
+    others = one_piece_operations(task) - attention
+    return others / task.rates.operations + attention / task.rates.attended + moved / task.rates.moved
 
 
 def one_piece_operations(task: Task) -> float:
