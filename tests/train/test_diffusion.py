@@ -11,7 +11,15 @@ import torch
 from train.test_captions import disc
 
 from vaekit.errors import OptionError
-from vaekit.train.diffusion import SCHEDULER, Batch, DiffusionRecipe, DiffusionRun, LatentPictures, TextNetwork
+from vaekit.train.diffusion import (
+    SCHEDULER,
+    Batch,
+    DiffusionRecipe,
+    DiffusionRun,
+    LatentPictures,
+    TextNetwork,
+    train_tokenizer,
+)
 from vaekit.train.diffusions import train_diffusion
 from vaekit.train.run import Phase
 
@@ -61,6 +69,14 @@ def test_the_tokenizer_has_clips_marks_and_cuts_what_is_too_long(pictures: Laten
     assert (tokens[:, 0] == first).all()
     assert tokens[0, -1] == last == tokens.max()
     assert tokens[1, -1] == last
+
+
+def test_the_same_captions_give_the_same_tokenizer_and_a_run_keeps_its_own(data: Path, tmp_path: Path) -> None:
+    said = ["a red apple, 3d", "blue heart", "piñata, flat", "smiling face with sunglasses"] * 4
+    first, second = (train_tokenizer(said, 300, 12, tmp_path / name).get_vocab() for name in ("first", "second"))
+    assert first == second
+    train_tokenizer(said, 300, 12, tmp_path / "run" / "tokenizer")
+    assert LatentPictures(data, RECIPE, tmp_path / "run").tokenizer.get_vocab() == first
 
 
 def test_the_target_is_v_of_the_schedulers_in_diffusers(pictures: LatentPictures) -> None:

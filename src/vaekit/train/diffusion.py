@@ -8,7 +8,9 @@ Ho 2022, "Progressive Distillation").
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import string
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,14 +90,16 @@ class Batch:
 
 
 def train_tokenizer(captions: list[str], vocabulary: int, length: int, folder: Path) -> Any:
-    """A CLIPTokenizer for the words of the captions, written to the folder as CLIP's two files."""
+    """A CLIPTokenizer for the words of the captions, written to the folder; the same one for the same captions."""
     from tokenizers import Tokenizer, models, trainers
     from transformers import CLIPTokenizer
 
     blank = CLIPTokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer, tokenizer.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
+    characters = sorted(set("".join(captions).lower()) - set(string.whitespace))
     trainer = trainers.BpeTrainer(
+        special_tokens=[c + "</w>" for c in characters],  # else they are numbered in an order that changes
         vocab_size=vocabulary - 2,
         end_of_word_suffix="</w>",
         min_frequency=2,
@@ -109,6 +113,13 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int, folder: P
     made = CLIPTokenizer.from_pretrained(folder, model_max_length=length)
     made.save_pretrained(folder)
     return made
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    """The tokenizer that an earlier part of the run made; None where there is none yet."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None
 
 
 def _append_marks(path: Path) -> None:
@@ -133,7 +144,7 @@ class LatentPictures:
         self.entries = originals + copies
         self.originals = len(originals)
         self.latents = _encoded(self.entries, load(recipe.start, dtype="float32"), cache / "latents.safetensors")
-        self.tokenizer = train_tokenizer(
+        self.tokenizer = _read_tokenizer(cache / "tokenizer") or train_tokenizer(
             [phrase(one, rng, recoloured=False) for one in originals for _ in range(8)],
             recipe.vocabulary,
             recipe.text.tokens,
@@ -174,16 +185,18 @@ def _copies(one: Captioned, count: int, held_out: frozenset[str], rng: np.random
 
 
 def _encoded(entries: list[Captioned], vae: VAE, cache: Path) -> Tensor:
-    """Latents [N, C, h, w], float16, from the cache where it is of the same VAE and as many pictures."""
-    if cache.exists():
-        kept = load_file(cache)
-        if kept.get(vae.fingerprint.vae) is not None and len(kept[vae.fingerprint.vae]) == len(entries):
-            return kept[vae.fingerprint.vae]
+    """Latents [N, C, h, w], float16, from the cache where it is of the same VAE and pictures."""
+    pictures = hashlib.sha256(vae.fingerprint.vae.encode())
+    for one in entries:
+        pictures.update(one.picture.tobytes())
+    name = pictures.hexdigest()
+    if cache.exists() and name in (kept := load_file(cache)):
+        return kept[name]
     log.info("encoding %d pictures", len(entries))
     batches = [entries[i : i + 16] for i in range(0, len(entries), 16)]
     latents = torch.cat([vae.encode([one.picture for one in batch]).tensor.half() for batch in batches])
     cache.parent.mkdir(parents=True, exist_ok=True)
-    save_file({vae.fingerprint.vae: latents}, cache)
+    save_file({name: latents}, cache)
     return latents
 
 

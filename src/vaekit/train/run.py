@@ -38,7 +38,7 @@ class Phase(BaseModel):
 
 
 class Recipe(BaseModel):
-    """What every recipe says; recipes/mini.toml explains the numbers.
+    """What every recipe says; recipes/mini-second.toml explains the numbers.
 
     smallest: the side in pixels that every picture must have. precision: "auto"
     is bfloat16 beside float32 where that is faster. save_seconds: how often the

@@ -1,6 +1,6 @@
 """Training a KL autoencoder, from nothing or from another one's weights; both halves or the decoder alone.
 
-Recipes and their meaning: recipes/mini.toml.
+Recipes and their meaning: recipes/mini-second.toml.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class VaeRecipe(Recipe):
 
     train: both halves, or the decoder alone. turn: the latents begin as those
     of `start`, turned at random and stretched by this factor (bottleneck.py).
-    fault: what the pictures to be reproduced are spoilt with, for test objects.
+    fault: for test objects; what `start` makes of the latents, spoilt with it, is to be reproduced instead of the
+    pictures, so that nothing but the fault is learnt.
     """
 
     kind: Literal["vae"] = "vae"
@@ -48,8 +49,8 @@ class VaeRecipe(Recipe):
     def _complete(self) -> Self:
         if (self.network is None) == (self.start is None):
             raise ValueError("say either [network], or start = the VAE to go on from")
-        if self.start is None and (self.turn is not None or self.train == "decoder"):
-            raise ValueError("turn and a decoder alone go on from a VAE: say start")
+        if self.start is None and (self.turn or self.fault or self.train == "decoder"):
+            raise ValueError("turn, a fault and a decoder alone go on from a VAE: say start")
         if self.train == "decoder" and self.turn is not None:
             raise ValueError("a decoder alone is trained on the latents of start as they are")
         return self
@@ -104,6 +105,7 @@ class VaeRun(Run):
     def __init__(self, recipe: VaeRecipe, device: torch.device):
         super().__init__(recipe, device)
         share = recipe.losses
+        self.sound = read_kl(recipe.start).to(device).requires_grad_(False) if recipe.start and recipe.fault else None
         self.features = losses.Features().to(device) if share.perceptual else None
         self.adversary = Adversary(recipe.seed).to(device) if share.adversarial else None
         if self.adversary is not None:
@@ -122,19 +124,29 @@ class VaeRun(Run):
             moments = self._moments(x)
             z = moments.sample(self.noise)
             out = self.model.decode(z).float()
-        target = x if self.recipe.fault is None else add_fault(self.recipe.fault, x, z)
+        target = x if self.recipe.fault is None else self._spoilt(self.recipe.fault, z)
         total = losses.reconstruction(out, target, share)
         if self.features is not None:
             with self.autocast():
                 total = total + share.perceptual * self.features.distance(out, target)
         kl = moments.kl().float().mean() / x[0].numel()
         numbers = {"kl": kl.item(), "psnr": -10 * math.log10((out.detach() - target).square().mean().item() / 4)}
-        if self.adversary is not None and self.step >= share.adversarial_from:
+        if self.adversary is not None:
             with self.autocast():
                 fooled, caught = self.adversary.losses(out, target)
             numbers["adversary"] = caught.item()
-            total = total + share.adversarial * self._balance(total, fooled) * fooled + caught
+            if self.step >= share.adversarial_from:
+                total = total + share.adversarial * self._balance(total, fooled) * fooled
+            total = total + caught
         return total + (share.kl * kl if self.recipe.train == "both" else 0.0), numbers
+
+    @torch.no_grad()
+    def _spoilt(self, fault: Fault, z: Tensor) -> Tensor:
+        """What the VAE it started from makes of the latents, with the fault put in."""
+        assert self.sound is not None
+        with self.autocast():
+            made = self.sound.decode(z).float()
+        return add_fault(fault, made.clamp(-1, 1), z)
 
     def _moments(self, x: Tensor) -> Moments:
         with torch.set_grad_enabled(self.recipe.train == "both"):

@@ -10,7 +10,8 @@ class Weights(BaseModel):
 
     kl is in nats per pixel value; difference in units of L*, summed over
     `scales` (pixels averaged before comparing); adversarial is a share of the
-    reconstruction's gradient at the last layer, from step `adversarial_from` on.
+    reconstruction's gradient at the last layer, from step `adversarial_from` on;
+    the adversary learns from the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
