@@ -33,8 +33,7 @@ class VaeRecipe(Recipe):
 
     train: both halves, or the decoder alone. turn: the latents begin as those
     of `start`, turned at random and stretched by this factor (bottleneck.py).
-    fault: for test objects; what `start` makes of the latents, spoilt with it, is to be reproduced instead of the
-    pictures, so that nothing but the fault is learnt.
+    fault: what the pictures to be reproduced are spoilt with, for test objects.
     """
 
     kind: Literal["vae"] = "vae"
@@ -49,8 +48,8 @@ class VaeRecipe(Recipe):
     def _complete(self) -> Self:
         if (self.network is None) == (self.start is None):
             raise ValueError("say either [network], or start = the VAE to go on from")
-        if self.start is None and (self.turn or self.fault or self.train == "decoder"):
-            raise ValueError("turn, a fault and a decoder alone go on from a VAE: say start")
+        if self.start is None and (self.turn is not None or self.train == "decoder"):
+            raise ValueError("turn and a decoder alone go on from a VAE: say start")
         if self.train == "decoder" and self.turn is not None:
             raise ValueError("a decoder alone is trained on the latents of start as they are")
         return self
@@ -105,7 +104,6 @@ class VaeRun(Run):
     def __init__(self, recipe: VaeRecipe, device: torch.device):
         super().__init__(recipe, device)
         share = recipe.losses
-        self.sound = read_kl(recipe.start).to(device).requires_grad_(False) if recipe.start and recipe.fault else None
         self.features = losses.Features().to(device) if share.perceptual else None
         self.adversary = Adversary(recipe.seed).to(device) if share.adversarial else None
         if self.adversary is not None:
@@ -124,7 +122,7 @@ class VaeRun(Run):
             moments = self._moments(x)
             z = moments.sample(self.noise)
             out = self.model.decode(z).float()
-        target = x if self.recipe.fault is None else self._spoilt(self.recipe.fault, z)
+        target = x if self.recipe.fault is None else add_fault(self.recipe.fault, x, z)
         total = losses.reconstruction(out, target, share)
         if self.features is not None:
             with self.autocast():
@@ -139,14 +137,6 @@ class VaeRun(Run):
                 total = total + share.adversarial * self._balance(total, fooled) * fooled
             total = total + caught
         return total + (share.kl * kl if self.recipe.train == "both" else 0.0), numbers
-
-    @torch.no_grad()
-    def _spoilt(self, fault: Fault, z: Tensor) -> Tensor:
-        """What the VAE it started from makes of the latents, with the fault put in."""
-        assert self.sound is not None
-        with self.autocast():
-            made = self.sound.decode(z).float()
-        return add_fault(fault, made.clamp(-1, 1), z)
 
     def _moments(self, x: Tensor) -> Moments:
         with torch.set_grad_enabled(self.recipe.train == "both"):
