@@ -10,7 +10,7 @@ import pytest
 import torch
 from train.test_captions import disc
 
-from vaekit.errors import OptionError
+from vaekit.errors import FileError, OptionError
 from vaekit.train.diffusion import (
     SCHEDULER,
     Batch,
@@ -77,6 +77,23 @@ def test_the_same_captions_give_the_same_tokenizer_and_a_run_keeps_its_own(data:
     assert first == second
     train_tokenizer(said, 300, 12, tmp_path / "run" / "tokenizer")
     assert LatentPictures(data, RECIPE, tmp_path / "run").tokenizer.get_vocab() == first
+
+
+def test_a_run_encodes_anew_only_where_its_pictures_changed(data: Path, tmp_path: Path) -> None:
+    kept = LatentPictures(data, RECIPE, tmp_path).latents
+    written = (tmp_path / "latents.safetensors").stat().st_mtime_ns
+    assert torch.equal(LatentPictures(data, RECIPE, tmp_path).latents, kept)
+    assert (tmp_path / "latents.safetensors").stat().st_mtime_ns == written
+    others = LatentPictures(data, RECIPE.model_copy(update={"seed": 1}), tmp_path)
+    assert len(others.latents) == len(kept)
+    assert not torch.equal(others.latents, kept)
+
+
+def test_a_run_s_broken_tokenizer_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(FileError, match="take another --run folder"):
+        LatentPictures(data, RECIPE, tmp_path)
 
 
 def test_the_target_is_v_of_the_schedulers_in_diffusers(pictures: LatentPictures) -> None:

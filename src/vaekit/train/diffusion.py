@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vaekit.errors import FileError
+from vaekit.files import atomic_write
 from vaekit.loading import load
 from vaekit.train.captions import HUES, Captioned, phrase, read_captions, recolour, without_colour
 from vaekit.train.run import Losses, Phase, Recipe, Run
@@ -116,10 +118,16 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int, folder: P
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    """The tokenizer that an earlier part of the run made; None where there is none yet."""
+    """The tokenizer that an earlier part of the run made; None where there is none yet. Raises FileError."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None
+    if not (folder / "tokenizer.json").exists():
+        return None
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise FileError(f"{folder}: not the tokenizer of a run ({reason}); take another --run folder") from error
 
 
 def _append_marks(path: Path) -> None:
@@ -195,8 +203,8 @@ def _encoded(entries: list[Captioned], vae: VAE, cache: Path) -> Tensor:
     log.info("encoding %d pictures", len(entries))
     batches = [entries[i : i + 16] for i in range(0, len(entries), 16)]
     latents = torch.cat([vae.encode([one.picture for one in batch]).tensor.half() for batch in batches])
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: latents}, cache)
+    with atomic_write(cache, force=True, lasting=False) as part:
+        save_file({name: latents}, part)
     return latents
 
 
