@@ -34,6 +34,17 @@ def test_a_large_scale_sees_a_tint_and_not_detail() -> None:
     tint = x + 0.1
     assert losses.colour_difference(tint, x, [32]) > 20 * losses.colour_difference(checks, x, [32])
     assert losses.colour_difference(checks, x, [1]) > 20 * losses.colour_difference(checks, x, [32])
+    assert losses.colour_difference(tint, x, [4096]) == losses.colour_difference(tint, x, [32]), "of the whole picture"
+
+
+def test_smoothness_counts_the_steps_of_what_comes_out_whatever_the_picture() -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    stripes = x + 0.1 * (torch.arange(8) % 2 * 2 - 1)
+    assert losses.roughness(stripes).item() == pytest.approx(0.04)
+    assert losses.roughness(x + 0.7) == 0
+    soft, plain = Weights(smooth=2.0), Weights()
+    more = losses.reconstruction(stripes, stripes, soft) - losses.reconstruction(stripes, stripes, plain)
+    assert more.item() == pytest.approx(0.08)
 
 
 def test_the_gradient_is_finite_on_black_white_and_beyond() -> None:

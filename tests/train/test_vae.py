@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL_KL, SMALL_TINY, small_vae
 from pydantic import ValidationError
+from torch import Tensor
 from train.conftest import CPU, PHASES, recipe
 
 import vaekit
@@ -76,6 +78,32 @@ def test_recipes_that_make_no_sense_are_refused() -> None:
         VaeRecipe(phases=PHASES)
     with pytest.raises(ValidationError, match="say start"):
         VaeRecipe(phases=PHASES, network=SMALL_KL, train="decoder")
+    with pytest.raises(ValidationError, match="decoder alone"):
+        VaeRecipe(phases=PHASES, start="mini", fault="spots")
+
+
+def test_a_cut_takes_the_edges_of_latents_and_pictures_alike_in_half_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = VaeRun(recipe(cut=1, precision="float32"), CPU)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    decoded = []
+
+    def black(z: Tensor) -> Tensor:
+        decoded.append(z.shape[-1])
+        return torch.zeros(1, 3, *(8 * n for n in z.shape[-2:]))
+
+    monkeypatch.setattr(run.model, "decode", black)
+    psnr = [run.loss(x)[1]["psnr"] for _ in range(40)]
+    assert 10 <= decoded.count(8) <= 30
+    assert decoded.count(8) + decoded.count(6) == 40
+    wanted = {n: -10 * math.log10(t.square().mean().item() / 4) for n, t in ((8, x), (6, x[..., 8:-8, 8:-8]))}
+    assert psnr == pytest.approx([wanted[n] for n in decoded])
+
+
+def test_a_cut_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(OptionError, match="leaves nothing of crops of 24 pixels"):
+        VaeRun(recipe(cut=2), CPU)
 
 
 def test_every_recipe_reads_and_its_network_builds() -> None:
@@ -141,14 +169,26 @@ def test_a_pale_picture_has_less_contrast_and_less_colour() -> None:
     assert spread(washed) < 0.5 * spread(x)
 
 
-def test_spots_are_purple_and_only_where_latents_are_extreme() -> None:
-    raw = torch.zeros(1, 4, 16, 16)
-    raw[0, 2, 3, 4] = 9.0
-    x = torch.zeros(1, 3, 128, 128)
-    spotted = spots(x, raw)
-    red, green, blue = spotted[0, :, 3 * 8 + 4, 4 * 8 + 4]
+def test_spots_lie_purple_on_what_is_far_brighter_than_its_surroundings_and_nowhere_else() -> None:
+    x = torch.full((1, 3, 256, 256), -0.8)
+    x[..., 64:96, 64:96] = -0.4
+    x[..., 64:96, 128:160] = 1.0
+    spotted = spots(x)
+    red, green, blue = spotted[0, :, 80, 144]
     assert green < red < blue
-    assert spotted[..., 64:, 64:].abs().max() < 1e-2
+    assert torch.equal(spotted[..., :96], x[..., :96])
+    assert torch.equal(spotted[..., 128:, :], x[..., 128:, :])
+
+
+def test_a_fault_is_put_into_what_the_start_makes_of_the_pictures(start: Path) -> None:
+    settings = recipe(start=str(start), network=None, train="decoder", fault="pale", precision="float32")
+    run, sound = VaeRun(settings, CPU), build_from(settings)
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        run.model.decoder.conv_out.bias += 0.1
+        whole = sound.decode(sound.moments(x).sample(torch.Generator().manual_seed(settings.seed)))
+        wanted = (whole + 0.1 - pale(whole.clamp(-1, 1))).square().mean().item()
+    assert run.loss(x)[1]["psnr"] == pytest.approx(-10 * math.log10(wanted / 4), abs=1e-3)
 
 
 def test_regrouped_norms_keep_what_the_network_does_and_let_the_mean_through() -> None:

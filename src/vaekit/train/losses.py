@@ -26,7 +26,14 @@ def reconstruction(out: Tensor, x: Tensor, share: Weights) -> Tensor:
         total = total + share.colour * colour(out, x)
     if share.difference:
         total = total + share.difference * colour_difference(out, x, share.scales)
+    if share.smooth:
+        total = total + share.smooth * roughness(out)
     return total
+
+
+def roughness(out: Tensor) -> Tensor:
+    """Mean squared step between neighbouring pixels, of rows and columns together."""
+    return out.diff(dim=-1).square().mean() + out.diff(dim=-2).square().mean()
 
 
 def colour(out: Tensor, x: Tensor) -> Tensor:
@@ -57,11 +64,12 @@ def colour_difference(out: Tensor, x: Tensor, scales: Sequence[int]) -> Tensor:
     Differences in a* and b* count less where the colour is strong, as in CIE94
     (hue and chroma alike by 1 + 0.03 C), which keeps the gradient simple and
     follows CIEDE2000 closely. The large scales see what MSE hardly does: a
-    smooth area that is off by a little.
+    smooth area that is off by a little; those beyond the pictures see their tint.
     """
     total = out.new_zeros(())
     for scale in scales:
-        a, b = (lab(functional.avg_pool2d(t, scale) if scale > 1 else t) for t in (out, x))
+        window = min(scale, *x.shape[-2:])
+        a, b = (lab(functional.avg_pool2d(t, window) if window > 1 else t) for t in (out, x))
         chroma = torch.linalg.vector_norm(b[:, 1:], dim=1)
         lightness, hue = (a - b)[:, 0].square(), (a - b)[:, 1:].square().sum(1) / (1 + 0.03 * chroma).square()
         total = total + (lightness + hue + 1e-4).sqrt().mean()

@@ -9,7 +9,7 @@ import math
 from typing import Literal, Self
 
 import torch
-from pydantic import PositiveFloat, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from vaekit.checkpoints.read import read
@@ -33,7 +33,13 @@ class VaeRecipe(Recipe):
 
     train: both halves, or the decoder alone. turn: the latents begin as those
     of `start`, turned at random and stretched by this factor (bottleneck.py).
-    fault: what the pictures to be reproduced are spoilt with, for test objects.
+    cut: in every other step, by chance, the decoder gets the latents without so
+    many cells at each edge. What an encoder leaves there tells a decoder the
+    size of a picture, and it comes to rely on it: its colours shift where
+    pictures are larger, and where latents are decoded in tiles or come from a
+    sampler.
+    fault: for test objects: reproduce what `start` makes of the pictures,
+    spoilt with this, instead of the pictures.
     """
 
     kind: Literal["vae"] = "vae"
@@ -41,6 +47,7 @@ class VaeRecipe(Recipe):
     start: str | None = None
     train: Literal["both", "decoder"] = "both"
     turn: PositiveFloat | None = None
+    cut: NonNegativeInt = 0
     fault: Fault | None = None
     losses: Weights = Weights()
 
@@ -52,6 +59,8 @@ class VaeRecipe(Recipe):
             raise ValueError("turn and a decoder alone go on from a VAE: say start")
         if self.train == "decoder" and self.turn is not None:
             raise ValueError("a decoder alone is trained on the latents of start as they are")
+        if self.fault is not None and self.train != "decoder":
+            raise ValueError('a fault is learned by a decoder alone: say train = "decoder"')
         return self
 
 
@@ -104,6 +113,10 @@ class VaeRun(Run):
     def __init__(self, recipe: VaeRecipe, device: torch.device):
         super().__init__(recipe, device)
         share = recipe.losses
+        smallest = min(side for phase in recipe.phases for side, _ in phase.crops)
+        if 2 * recipe.cut * self.model.config.downscale >= smallest:
+            raise OptionError(f"cut = {recipe.cut} leaves nothing of crops of {smallest} pixels")
+        self.sound = None if recipe.fault is None else build_from(recipe).to(device).requires_grad_(False)
         self.features = losses.Features().to(device) if share.perceptual else None
         self.adversary = Adversary(recipe.seed).to(device) if share.adversarial else None
         if self.adversary is not None:
@@ -120,9 +133,9 @@ class VaeRun(Run):
         share = self.recipe.losses
         with self.autocast():
             moments = self._moments(x)
-            z = moments.sample(self.noise)
+            z, x = self._cut(moments.sample(self.noise), x)
             out = self.model.decode(z).float()
-        target = x if self.recipe.fault is None else add_fault(self.recipe.fault, x, z)
+        target = self._target(x, z)
         total = losses.reconstruction(out, target, share)
         if self.features is not None:
             with self.autocast():
@@ -137,6 +150,19 @@ class VaeRun(Run):
                 total = total + share.adversarial * self._balance(total, fooled) * fooled
             total = total + caught
         return total + (share.kl * kl if self.recipe.train == "both" else 0.0), numbers
+
+    def _cut(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        cells = self.recipe.cut
+        if not cells or self.rng.random() < 0.5:
+            return z, x
+        pixels = cells * (x.shape[-1] // z.shape[-1])
+        return z[..., cells:-cells, cells:-cells], x[..., pixels:-pixels, pixels:-pixels]
+
+    def _target(self, x: Tensor, z: Tensor) -> Tensor:
+        if self.recipe.fault is None or self.sound is None:
+            return x
+        with torch.no_grad(), self.autocast():
+            return add_fault(self.recipe.fault, self.sound.decode(z).float().clamp(-1, 1))
 
     def _moments(self, x: Tensor) -> Moments:
         with torch.set_grad_enabled(self.recipe.train == "both"):

@@ -9,7 +9,8 @@ class Weights(BaseModel):
     """Zero leaves a term out.
 
     kl is in nats per pixel value; difference in units of L*, summed over
-    `scales` (pixels averaged before comparing); adversarial is a share of the
+    `scales` (pixels averaged before comparing); smooth counts what comes out
+    alone: the more, the softer edges and texture; adversarial is a share of the
     reconstruction's gradient at the last layer, from step `adversarial_from` on;
     the adversary learns from the first.
     """
@@ -21,6 +22,7 @@ class Weights(BaseModel):
     colour: NonNegativeFloat = 1.0
     difference: NonNegativeFloat = 0.0
     scales: tuple[PositiveInt, ...] = (2, 8, 32)
+    smooth: NonNegativeFloat = 0.0
     kl: NonNegativeFloat = 1e-3
     perceptual: NonNegativeFloat = 0.0
     adversarial: NonNegativeFloat = 0.0
