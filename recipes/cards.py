@@ -77,7 +77,7 @@ def about_run(folder: Path) -> dict[str, int]:
     return {"steps": int(rows[-1]["step"]), "minutes": round(spent / 60)}
 
 
-def card(name: str, text: dict[str, str], found: dict[str, Any], photographs: str) -> str:
+def card(name: str, text: dict[str, Any], found: dict[str, Any], photographs: str) -> str:
     vae, folder = vaekit.load(name), assets.model_folder(name)
     weights = folder / "diffusion_pytorch_model.safetensors"
     training = text["training"].strip()
@@ -137,10 +137,12 @@ def describe(vae: vaekit.VAE) -> str:
     )
 
 
-def example(name: str, encoder: str) -> Image.Image:
-    """A part of the bundled photo beside what comes back."""
-    original = Image.open(assets.photo()).convert("RGB").crop(CROP)
-    back = vaekit.load(name).decode(vaekit.load(encoder).encode(original))
+def example(name: str, text: dict[str, Any]) -> Image.Image:
+    """A part of the bundled photo, or of the sample photo that cards.toml names, beside what comes back."""
+    photos = {path.name: path for path in assets.sample_photos()}
+    photo, crop = (photos[text["photo"]], text["crop"]) if "photo" in text else (assets.photo(), CROP)
+    original = Image.open(photo).convert("RGB").crop(crop)
+    back = vaekit.load(name).decode(vaekit.load(text["encoder"]).encode(original))
     assert isinstance(back, Image.Image)
     return Image.fromarray(np.concatenate([np.asarray(original), np.asarray(back)], axis=1))
 
@@ -175,7 +177,7 @@ def main() -> None:
             found |= about_run(given.runs / name)
         models[name] = found
         folder = assets.model_folder(name)
-        example(name, texts[name]["encoder"]).save(folder / "example.jpg", quality=88)
+        example(name, texts[name]).save(folder / "example.jpg", quality=88)
         (folder / "README.md").write_text(card(name, texts[name], found, photographs), "utf-8")
         print(name, found)
     MEASURED.write_text(json.dumps(models, indent=2) + "\n", "utf-8")

@@ -41,19 +41,20 @@ class Work:
         return self._train("vae", name, self.pictures())
 
     def mini(self) -> str:
-        """Four runs, with the norms regrouped after the first (recipes/mini-second.toml)."""
+        """Five runs, with the norms regrouped after the first (recipes/mini-second.toml)."""
         data = self.photographs()
         first = self._train("vae", "mini-first", ["--data", data])
         self._step("mini-regrouped", "regroup.py", first, "mini-regrouped", "--groups", "8", "--data", data)
-        self.vae("mini-second")
-        self.vae("mini-third")
+        for part in ("mini-second", "mini-third", "mini-fourth"):
+            self.vae(part)
         return self.vae("mini")
 
     def mini16(self) -> str:
-        """The best linear code and mini's decoder, then two runs (recipes/mini16-first.toml)."""
+        """The best linear code and mini's decoder, then three runs (recipes/mini16-first.toml)."""
         data = ["--data", self.photographs()]
         self._step("mini16-principal", "principal.py", "mini", "mini16-principal", "--channels", "16", *data)
         self.vae("mini16-first")
+        self.vae("mini16-second")
         return self.vae("mini16")
 
     def text_to_image(self, name: str) -> str:
