@@ -94,11 +94,12 @@ def test_a_cut_takes_the_edges_of_latents_and_pictures_alike_in_half_of_the_step
         return torch.zeros(1, 3, *(8 * n for n in z.shape[-2:]))
 
     monkeypatch.setattr(run.model, "decode", black)
-    psnr = [run.loss(x)[1]["psnr"] for _ in range(40)]
+    numbers = [run.loss(x)[1] for _ in range(40)]
     assert 10 <= decoded.count(8) <= 30
     assert decoded.count(8) + decoded.count(6) == 40
     wanted = {n: -10 * math.log10(t.square().mean().item() / 4) for n, t in ((8, x), (6, x[..., 8:-8, 8:-8]))}
-    assert psnr == pytest.approx([wanted[n] for n in decoded])
+    assert [n["psnr"] for n in numbers] == pytest.approx([wanted[n] for n in decoded])
+    assert len({n["kl"] for n in numbers}) == 1, "that is of all latents, whatever is decoded"
 
 
 def test_a_cut_that_leaves_nothing_is_refused() -> None:

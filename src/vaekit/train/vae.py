@@ -36,8 +36,7 @@ class VaeRecipe(Recipe):
     cut: in every other step, by chance, the decoder gets the latents without so
     many cells at each edge. What an encoder leaves there tells a decoder the
     size of a picture, and it comes to rely on it: its colours shift where
-    pictures are larger, and where latents are decoded in tiles or come from a
-    sampler.
+    pictures are larger and where latents are decoded in tiles.
     fault: for test objects: reproduce what `start` makes of the pictures,
     spoilt with this, instead of the pictures.
     """
@@ -140,7 +139,7 @@ class VaeRun(Run):
         if self.features is not None:
             with self.autocast():
                 total = total + share.perceptual * self.features.distance(out, target)
-        kl = moments.kl().float().mean() / x[0].numel()
+        kl = moments.kl().float().mean() / batch[0].numel()
         numbers = {"kl": kl.item(), "psnr": -10 * math.log10((out.detach() - target).square().mean().item() / 4)}
         if self.adversary is not None:
             with self.autocast():
