@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--vae", nargs="+", default=["mini"])
     options = parser.parse_args()
     pictures = [even(path) for path in sorted(options.pictures.iterdir()) if path.suffix.lower() in images.SUFFIXES]
+    if not pictures:
+        raise SystemExit(f"{options.pictures}: no pictures there")
     for name in options.vae:
         vae = vaekit.load(name)
         errors = np.array([tints(vae, picture) for picture in pictures])
