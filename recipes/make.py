@@ -40,14 +40,14 @@ class Work:
     def vae(self, name: str) -> str:
         return self._train("vae", name, self.pictures())
 
-    def mini(self) -> str:
-        """Five runs, with the norms regrouped after the first (recipes/mini-second.toml)."""
+    def mini(self, last: str = "mini") -> str:
+        """Six runs, with the norms regrouped after the first (recipes/mini-second.toml); `last` is the sixth."""
         data = self.photographs()
         first = self._train("vae", "mini-first", ["--data", data])
         self._step("mini-regrouped", "regroup.py", first, "mini-regrouped", "--groups", "8", "--data", data)
-        for part in ("mini-second", "mini-third", "mini-fourth"):
+        for part in ("mini-second", "mini-third", "mini-fourth", "mini-fifth"):
             self.vae(part)
-        return self.vae("mini")
+        return self.vae(last)
 
     def mini16(self) -> str:
         """The best linear code and mini's decoder, then three runs (recipes/mini16-first.toml)."""
@@ -87,7 +87,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     work = Work(given.work, given.device)
-    special = {"mini": work.mini, "mini16": work.mini16, "mini-sd": lambda: work.text_to_image("mini-sd")}
+    special = {
+        "mini": work.mini,
+        "mini-ema": lambda: work.mini("mini-ema"),
+        "mini16": work.mini16,
+        "mini-sd": lambda: work.text_to_image("mini-sd"),
+    }
     made = work.folder / special.get(given.name, lambda: work.vae(given.name))()
     shutil.copytree(made, MODELS / given.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("family.toml"))
     print(f"{MODELS / given.name}: written; the numbers of a new family belong into families.toml: {made}")

@@ -55,7 +55,7 @@ def test_mini_tints_neither_whole_pictures_nor_pieces_of_their_latents(mini: vae
         original, latents = np.asarray(Image.open(photo).convert("RGB"), float), mini.encode(photo)
         whole = np.asarray(mini.decode(latents), float) - original
         piece = np.asarray(mini.decode(latents.tensor[..., 8:40, 16:48]), float) - original[64:320, 128:384]
-        assert np.abs(whole.mean(axis=(0, 1))).max() < 1.6
+        assert np.abs(whole.mean(axis=(0, 1))).max() < 1.8
         assert np.abs(piece.mean(axis=(0, 1))).max() < 5
 
 

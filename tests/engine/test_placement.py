@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import SMALL_KL, SMALL_TINY
@@ -42,8 +44,9 @@ def test_a_gpu_is_used_by_itself_and_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert usual.device.type == "cuda" and usual.engine == "torch"
     assert usual.encode_dtype == usual.decode_dtype == torch.bfloat16
     assert str(usual).startswith("cuda, bfloat16 with CUDA graphs and norms in Triton (this GPU computes in it")
-    tiny = place().suited_to(SMALL_TINY)
-    assert (tiny.engine, tiny.encode_dtype, tiny.decode_dtype) == ("torch", torch.float32, torch.bfloat16)
+    taesd, narrow = (place().suited_to(replace(SMALL_TINY, width=width)) for width in (64, 16))
+    assert (taesd.engine, taesd.encode_dtype, taesd.decode_dtype) == ("torch", torch.float32, torch.bfloat16)
+    assert narrow.encode_dtype == narrow.decode_dtype == torch.float32
 
 
 def test_an_older_gpu_computes_in_float16_and_misses_triton(monkeypatch: pytest.MonkeyPatch) -> None:

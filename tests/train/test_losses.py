@@ -47,6 +47,19 @@ def test_smoothness_counts_the_steps_of_what_comes_out_whatever_the_picture() ->
     assert more.item() == pytest.approx(0.08)
 
 
+@pytest.mark.parametrize("side", [32, 128])
+def test_the_rim_counts_each_edge_alike_in_pictures_of_any_size(side: int) -> None:
+    x = torch.zeros(1, 3, side, side)
+    inside, framed = x.clone(), x.clone()
+    inside[..., 4:-4, 4:-4] = 0.5
+    framed[..., -4:] = 0.5
+    assert losses.rim(inside, x) == 0
+    assert losses.rim(framed, x) == losses.rim(framed.mT, x) == losses.rim(framed.flip(-1), x)
+    assert losses.rim(framed, x).item() == pytest.approx(0.25 / 4 * (1 + 8 / side))
+    more = losses.reconstruction(framed, x, Weights(rim=2.0)) - losses.reconstruction(framed, x, Weights())
+    assert more.item() == pytest.approx(2 * losses.rim(framed, x).item())
+
+
 def test_the_gradient_is_finite_on_black_white_and_beyond() -> None:
     x = torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.3]).view(1, 1, 1, 5).expand(1, 3, 4, 5).clone().requires_grad_()
     losses.colour_difference(x, torch.zeros_like(x), [1, 2]).backward()

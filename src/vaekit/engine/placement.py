@@ -29,6 +29,8 @@ Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
 """auto: settled with the network and the device; torch: optimised PyTorch, on a GPU with Triton and CUDA graphs;
 openvino: its graph; reference: the plain network."""
+NARROW = 32
+"""Tiny networks of fewer channels run in float32 where no dtype is asked for."""
 Quality = Literal["full", "fast"]
 """full: nothing to be seen is lost; fast: int8 on a CPU, at least 40 dB against float32."""
 
@@ -48,7 +50,8 @@ class Placement:
     def suited_to(self, config: NetworkConfig) -> Placement:
         """The same for a network of this kind. Raises OptionError where the engine asked for cannot run it.
 
-        A tiny encoder comes out below 50 dB in bfloat16 (taef2's latents: 49.6).
+        A tiny encoder comes out below 50 dB in bfloat16 (taef2's latents: 49.6), and a narrow decoder too (mini-tiny's
+        pictures: 49.3).
         """
         placement = self
         if self.engine == "auto":
@@ -61,6 +64,9 @@ class Placement:
             raise OptionError("quality fast runs pictures in one piece, and an attention window needs strips")
         if self.asked or self.quality == "fast" or config.kind != "tiny" or self.encode_dtype != torch.bfloat16:
             return placement
+        if config.width < NARROW:
+            why = f"bfloat16 would stay below 50 dB in a tiny network of width {config.width}"
+            return replace(placement, encode_dtype=torch.float32, decode_dtype=torch.float32, why=why)
         return replace(placement, encode_dtype=torch.float32, why=f"{self.why}, but not of a tiny encoder")
 
     def __str__(self) -> str:

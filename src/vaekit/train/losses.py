@@ -18,6 +18,9 @@ from vaekit.train.weights import Weights
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 _WHITE = (0.95047, 1.0, 1.08883)
 
+RIM = 4
+"""How many pixels at each edge of a picture `rim` looks at."""
+
 
 def reconstruction(out: Tensor, x: Tensor, share: Weights) -> Tensor:
     """The terms that compare pixels, each with its weight."""
@@ -28,7 +31,16 @@ def reconstruction(out: Tensor, x: Tensor, share: Weights) -> Tensor:
         total = total + share.difference * colour_difference(out, x, share.scales)
     if share.smooth:
         total = total + share.smooth * roughness(out)
+    if share.rim:
+        total = total + share.rim * rim(out, x)
     return total
+
+
+def rim(out: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of the outermost pixels, which counts as much in large pictures as in small ones."""
+    error = (out - x).square()
+    sides = (error[..., :RIM, :], error[..., -RIM:, :], error[..., :RIM], error[..., -RIM:])
+    return torch.stack([side.mean() for side in sides]).mean()
 
 
 def roughness(out: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ class Weights(BaseModel):
 
     kl is in nats per pixel value; difference in units of L*, summed over
     `scales` (pixels averaged before comparing); smooth counts what comes out
-    alone: the more, the softer edges and texture; adversarial is a share of the
+    alone: the more, the softer edges and texture; rim counts the outermost
+    pixels of a picture once more; adversarial is a share of the
     reconstruction's gradient at the last layer, from step `adversarial_from` on;
     the adversary learns from the first.
     """
@@ -23,6 +24,7 @@ class Weights(BaseModel):
     difference: NonNegativeFloat = 0.0
     scales: tuple[PositiveInt, ...] = (2, 8, 32)
     smooth: NonNegativeFloat = 0.0
+    rim: NonNegativeFloat = 0.0
     kl: NonNegativeFloat = 1e-3
     perceptual: NonNegativeFloat = 0.0
     adversarial: NonNegativeFloat = 0.0
