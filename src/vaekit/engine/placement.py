@@ -11,7 +11,7 @@ import torch
 from vaekit.engine.fast import norms, openvino, processor, winograd
 from vaekit.engine.strips.line import suits_winograd
 from vaekit.errors import OptionError
-from vaekit.networks.config import KLConfig, NetworkConfig
+from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 
 DTYPES = {
     "float32": torch.float32,
@@ -62,7 +62,9 @@ class Placement:
             )
         if self.quality == "fast" and isinstance(config, KLConfig) and config.attention_window is not None:
             raise OptionError("quality fast runs pictures in one piece, and an attention window needs strips")
-        if self.asked or self.quality == "fast" or config.kind != "tiny" or self.encode_dtype != torch.bfloat16:
+        if self.asked or self.quality == "fast" or self.encode_dtype != torch.bfloat16:
+            return placement
+        if not isinstance(config, TinyConfig):
             return placement
         if config.width < NARROW:
             why = f"bfloat16 would stay below 50 dB in a tiny network of width {config.width}"
