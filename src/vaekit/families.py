@@ -48,9 +48,10 @@ class Family(BaseModel):
     """One latent space. VAEs of one family are interchangeable; across families they are not.
 
     latent_channels and downscale are those of model space, as the sampler sees
-    the latents. tiny: channels of its TAESD-type networks; tiny_width: theirs
-    alone, None for any. `scale` and `unscale` are the only places where scaling factor,
-    shift, mean and std are applied.
+    the latents. tiny: channels of its TAESD-type networks; tiny_width: how wide
+    they are where a file does not tell its family, None for any. `scale` and
+    `unscale` are the only places where scaling factor, shift, mean and std are
+    applied.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -39,7 +39,7 @@ from vaekit.checkpoints.layouts import Layout
 from vaekit.checkpoints.read import read
 from vaekit.errors import FamilyError, FileError, NotAVAEError, OptionError, OutputError, VaekitError
 from vaekit.families import family
-from vaekit.networks.config import KLConfig, NetworkConfig
+from vaekit.networks.config import KLConfig, NetworkConfig, TinyConfig
 
 FOLDED = KLConfig(4, (32, 32), (32, 64), 1, 2, patch_size=2)
 BARE = KLConfig(16, (32, 64), (32, 64), 1, 2, quant_conv=False, post_quant_conv=False)
@@ -209,6 +209,14 @@ def test_a_family_that_was_said_is_still_known_by_the_vae_alone(tmp_path: Path) 
     assert done.family == "mini"
     identity = inspect(tmp_path / "vae.safetensors")[0].identity
     assert (identity.families[0].name, identity.evidence) == ("mini", "vaekit.family in its metadata")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_tiny_vae_of_mini_may_have_any_width_where_its_file_tells_the_family(told: bool, tmp_path: Path) -> None:
+    state = random_state(TinyConfig(4, 24, (1, 1, 1, 1), (1, 1, 1, 1)))
+    path = save_safetensors(state, tmp_path / "tiny.safetensors", {"vaekit.family": "mini"} if told else None)
+    names = {family.name for family in inspect(path)[0].identity.families}
+    assert names == {"mini"} if told else "mini" not in names
 
 
 def test_an_sdxl_vae_is_still_told_from_an_sd1_vae_after_extraction(tmp_path: Path) -> None:

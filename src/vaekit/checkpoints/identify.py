@@ -97,7 +97,7 @@ def _families(
 ) -> tuple[tuple[Family, ...], str]:
     """The families that fit the shapes, narrowed by each kind of evidence in turn."""
     every = families().values()
-    by_shape = tuple(f for f in every if _fits(f, network))
+    by_shape = tuple(f for f in every if _fits(f, network, told=metadata.get(FAMILY_KEY)))
     by_name = tuple(f for f in every if _tells_no_network(f, network))
     if isinstance(network, KLConfig) and network.patch_size == 1 and config.get("scaling_factor") is not None:
         return _by_numbers(network, (by_shape, by_name), config)
@@ -108,9 +108,11 @@ def _families(
     return by_shape, "the shapes of its tensors"
 
 
-def _fits(family: Family, network: NetworkConfig) -> bool:
+def _fits(family: Family, network: NetworkConfig, told: str | None) -> bool:
+    """told: the family by name; a tiny network of it may have another width than is usual there."""
     if isinstance(network, TinyConfig):
-        if family.tiny != network.latent_channels or family.tiny_width not in (None, network.width):
+        usual = family.tiny_width in (None, network.width) or family.name == told
+        if family.tiny != network.latent_channels or not usual:
             return False
         return family.downscale == network.downscale * family.fold
     kl = family.kl
