@@ -119,13 +119,17 @@ def test_the_input_is_left_as_it_was() -> None:
     assert torch.equal(z, before)
 
 
-@pytest.mark.parametrize("name", ["mini", "mini16"])
-def test_bfloat16_stays_within_50_decibels_of_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("mini", torch.bfloat16), ("mini16", torch.bfloat16), ("mini-tiny", torch.float32)]
+)
+def test_what_runs_by_default_stays_within_50_decibels_of_float32(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("VAEKIT_DTYPE")
     if not computes_in_bfloat16():
         pytest.skip("this processor has no bfloat16 instructions, so nothing runs in it by default")
     wide, fast = vaekit.load(name, engine="reference"), vaekit.load(name)
-    assert fast.placement.decode_dtype == torch.bfloat16
+    assert fast.placement.decode_dtype == dtype
     for photo in assets.sample_photos()[:2]:
         pixels = images.read(photo).pixels[:, :, :256, :256]
         latents, rounded = wide.encode(pixels), fast.encode(pixels)

@@ -29,10 +29,11 @@ Dtype = str | torch.dtype
 Engine = Literal["auto", "torch", "openvino", "reference"]
 """auto: settled with the network and the device; torch: optimised PyTorch, on a GPU with Triton and CUDA graphs;
 openvino: its graph; reference: the plain network."""
-NARROW = 32
-"""Tiny networks of fewer channels run in float32 where no dtype is asked for."""
 Quality = Literal["full", "fast"]
 """full: nothing to be seen is lost; fast: int8 on a CPU, at least 40 dB against float32."""
+
+NARROW = 32
+"""Tiny networks of fewer channels run in float32 where no dtype is asked for."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ class Placement:
             )
         if self.quality == "fast" and isinstance(config, KLConfig) and config.attention_window is not None:
             raise OptionError("quality fast runs pictures in one piece, and an attention window needs strips")
-        if self.asked or self.quality == "fast" or self.encode_dtype != torch.bfloat16:
-            return placement
-        if not isinstance(config, TinyConfig):
+        usual = self.asked or self.quality == "fast" or self.encode_dtype != torch.bfloat16
+        if usual or not isinstance(config, TinyConfig):
             return placement
         if config.width < NARROW:
             why = f"bfloat16 would stay below 50 dB in a tiny network of width {config.width}"
